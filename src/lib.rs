@@ -1,0 +1,2 @@
+#![doc = "tidegate"]
+pub mod policy;

@@ -1,0 +1,10 @@
+//! Who goes where: the rules of the split, as plain functions of their arguments.
+//!
+//! Nothing in here awaits, logs, reads a clock, rolls dice or fails: what enters has been checked, and chance is an
+//! argument. It uses `std` only, so that the same rules can be read, tested and quoted without the proxy around them.
+
+pub mod bucket;
+pub mod decision;
+pub mod network;
+pub mod path;
+pub mod route;
