@@ -1,0 +1,233 @@
+//! The configuration: what was written (`raw`), checked into what is true ([`Config`]).
+//!
+//! Nothing outside this module sees a config that has not been checked, and everything that can be wrong is found here,
+//! with its place in the file. Checking reads the secret and list files that the config names, and nothing else.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::policy::bucket::{Hash, Percent};
+use crate::policy::decision::{OnMissing, Rule};
+use crate::policy::network::Network;
+use crate::policy::route::Match;
+
+/// A checked configuration. Names in it refer to things that exist.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect; at least one.
+    pub listeners: Vec<SocketAddr>,
+    /// Where the admin side listens.
+    pub admin: AdminAddress,
+    /// How many workers serve; `None` is one per core that the process may use.
+    pub workers: Option<NonZeroUsize>,
+    /// Where the `ROLLBACK` flag file is looked for.
+    pub state_dir: Option<PathBuf>,
+    /// Proxies whose `x-forwarded-*` headers are believed.
+    pub trusted_proxies: Vec<Network>,
+    /// The one flag: every rollout to OLD.
+    pub rollback: bool,
+    /// How the process ends.
+    pub shutdown: Shutdown,
+    /// How long a client may take.
+    pub timeouts: ClientTimeouts,
+    /// How much a client may send.
+    pub limits: Limits,
+    /// Where access log lines go; `None` is nowhere.
+    pub access_log: Option<AccessLog>,
+    /// Backends by name.
+    pub backends: BTreeMap<String, Backend>,
+    /// Rollouts by name.
+    pub rollouts: BTreeMap<String, Rollout>,
+    /// Routes in order; never empty (without routes in the file: one that covers everything).
+    pub routes: Vec<Route>,
+    /// xxh3 of the file's bytes, 16 hex digits: tells configurations apart in logs and metrics.
+    pub hash: String,
+}
+
+/// Where the admin side listens. It answers anyone who reaches it, so it is never an address that others can reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminAddress {
+    /// A loopback address.
+    Tcp(SocketAddr),
+    /// `unix:/path`
+    Unix(PathBuf),
+}
+
+/// How the process ends after TERM or INT.
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    /// How long `/readyz` says no while connections are still accepted, so that the balancer can notice. Default 5 s.
+    pub readiness_delay: Duration,
+    /// How long running requests may take after that. Default 30 s.
+    pub drain_timeout: Duration,
+}
+
+/// How long a client may take.
+#[derive(Clone, Debug)]
+pub struct ClientTimeouts {
+    /// From a request head's first byte to its last. Default 10 s.
+    pub header: Duration,
+    /// Between two pieces of a request body. Default 30 s.
+    pub body_idle: Duration,
+    /// From one request to the next on a connection. Default 60 s.
+    pub keep_alive: Duration,
+    /// How long a client may refuse to read. Default 30 s.
+    pub write_stall: Duration,
+}
+
+/// How much a client may send.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connections at once, over all listeners. Default 10 000.
+    pub max_connections: usize,
+    /// Bytes of a request head (and of a backend's response head). Default 32 KiB.
+    pub max_header_size: usize,
+    /// Header fields in a request. Default 100.
+    pub max_header_fields: usize,
+    /// Bytes of a request target. Default 8 KiB.
+    pub max_target: usize,
+    /// Bytes of a request body; `None` is no limit (the default).
+    pub max_body: Option<u64>,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Standard output.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// A named set of endpoints that serve one version.
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    /// How long the backend may take.
+    pub timeouts: BackendTimeouts,
+}
+
+/// One address of a backend, from `http://HOST[:PORT]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Endpoint {
+    /// A name or an address; an IPv6 address without its brackets.
+    pub host: String,
+    /// The port; 80 unless given.
+    pub port: u16,
+}
+
+/// How long a backend may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendTimeouts {
+    /// To accept a connection. Default 1 s.
+    pub connect: Duration,
+    /// From the whole request sent to the response head. Default 30 s.
+    pub response: Duration,
+    /// How long an unused connection is kept; below the backend's own keep-alive. Default 4 s.
+    pub idle: Duration,
+    /// Between two pieces of a response body. Default 5 min.
+    pub stream_idle: Duration,
+}
+
+/// A named pair of backends and the policy that splits requests between them.
+#[derive(Clone, Debug)]
+pub struct Rollout {
+    /// The name of the OLD backend.
+    pub old: String,
+    /// The name of the NEW backend.
+    pub new: String,
+    /// The configured percent.
+    pub percent: Percent,
+    /// Where the key comes from; the first source that is present wins. At least one.
+    pub key: Vec<KeySource>,
+    /// How a key becomes a bucket.
+    pub hash: Hash,
+    /// What makes this rollout's xxh3 buckets differ from another's; the rollout's name unless set.
+    pub salt: String,
+    /// What happens to requests without a key.
+    pub on_missing: OnMissing,
+    /// This rollout's own flag: to OLD.
+    pub rollback: bool,
+    /// Keys that always go to one side, first match wins.
+    pub rules: Vec<Rule>,
+    /// How testers choose a side.
+    pub force: Force,
+    /// Whether clients are told their side in `x-tidegate-side`.
+    pub expose_side: bool,
+}
+
+/// One place where a key may stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// `header:NAME`, kept in lower case.
+    Header(String),
+    /// `cookie:NAME`
+    Cookie(String),
+    /// `query:NAME`, percent-decoded.
+    Query(String),
+    /// `path:N`: the Nth segment, counted from 1.
+    Path(NonZeroUsize),
+    /// `jwt:CLAIM` of the bearer token in `authorization`. Read, not verified: that is the service's work.
+    Jwt(String),
+    /// `client_ip`
+    ClientIp,
+}
+
+/// How testers choose a side: `always` is NEW and `never` is OLD, in a header or a cookie, from those who may.
+#[derive(Clone, Debug, Default)]
+pub struct Force {
+    /// The header's name, lower case.
+    pub header: Option<String>,
+    /// The cookie's name.
+    pub cookie: Option<String>,
+    /// A secret that makes a force value count: it is written `TOKEN:always` or `TOKEN:never`. From `token_file`.
+    pub token: Option<Secret>,
+    /// Clients whose bare `always` and `never` count.
+    pub networks: Vec<Network>,
+}
+
+/// A secret that no log, error or debug output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret, without the white space around it.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        Self(text.trim().to_owned())
+    }
+
+    /// The secret itself, for comparing in constant time.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(redacted)")
+    }
+}
+
+/// What a request must look like, and where it goes.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// What it must look like.
+    pub wanted: Match,
+    /// Where it goes.
+    pub to: Destination,
+}
+
+/// Where a route leads, by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Through a rollout's split.
+    Rollout(String),
+    /// Straight to a backend.
+    Backend(String),
+}
