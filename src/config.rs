@@ -184,7 +184,7 @@ pub struct Force {
     pub header: Option<String>,
     /// The cookie's name.
     pub cookie: Option<String>,
-    /// A secret that makes a force value count: it is written `TOKEN:always` or `TOKEN:never`. From `token_file`.
+    /// A secret that makes a force value count: it is written `always:TOKEN` or `never:TOKEN`. From `token_file`.
     pub token: Option<Secret>,
     /// Clients whose bare `always` and `never` count.
     pub networks: Vec<Network>,
