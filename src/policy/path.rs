@@ -10,7 +10,7 @@ pub fn normalise(path: &str) -> Cow<'_, str> {
     if is_plain(path.as_bytes()) {
         return Cow::Borrowed(path);
     }
-    let decoded = decode(path.as_bytes());
+    let decoded = percent_decode(path.as_bytes());
     let mut segments: Vec<&[u8]> = Vec::new();
     for segment in decoded.split(|b| matches!(b, b'/' | b'\\')) {
         let name = segment.split(|b| *b == b';').next().unwrap_or_default();
@@ -39,9 +39,11 @@ fn is_plain(path: &[u8]) -> bool {
     !path.iter().any(|b| matches!(b, b'%' | b'\\' | b';')) && !path.windows(2).any(suspicious)
 }
 
-fn decode(path: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(path.len());
-    let mut rest = path;
+/// The bytes that `text` stands for (RFC 3986 §2.1); a `%` without two hex digits behind it stands for itself.
+#[must_use]
+pub fn percent_decode(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
     while let Some((&first, tail)) = rest.split_first() {
         let escaped = match (first, tail) {
             (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high * 16 + low),

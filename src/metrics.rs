@@ -1,0 +1,392 @@
+//! What happened: counters that each worker writes alone and a scrape adds up.
+//!
+//! A worker owns one [`Shard`] of every rollout's meters. Only that worker writes it, so counting is a load and a store
+//! without a lock or a locked instruction; readers may be a count behind, never wrong for long.
+
+mod exposition;
+mod histogram;
+pub mod window;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+//pub use exposition::render;
+pub use histogram::{Distribution, Histogram};
+
+use crate::policy::decision::{Reason, Side};
+
+/// A number with one writer and any number of readers.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds one. Only the thread that owns this counter may call it.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// Adds `n`. Only the thread that owns this counter may call it.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// The count so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// How a request ended, as `code_class` tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// 200 to 299.
+    Success,
+    /// 300 to 399.
+    Redirect,
+    /// 400 to 499.
+    ClientError,
+    /// 500 to 599.
+    ServerError,
+    /// No whole answer from the backend, or one that is not HTTP.
+    Error,
+    /// The client went away before the end.
+    Aborted,
+}
+
+impl Class {
+    /// All classes, in the order of [`Class::index`].
+    pub const ALL: [Self; 6] =
+        [Self::Success, Self::Redirect, Self::ClientError, Self::ServerError, Self::Error, Self::Aborted];
+
+    /// The class of a status code; codes outside 200 to 599 are no answer.
+    #[must_use]
+    pub fn of_status(status: u16) -> Self {
+        match status {
+            200..=299 => Self::Success,
+            300..=399 => Self::Redirect,
+            400..=499 => Self::ClientError,
+            500..=599 => Self::ServerError,
+            _ => Self::Error,
+        }
+    }
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "2xx",
+            Self::Redirect => "3xx",
+            Self::ClientError => "4xx",
+            Self::ServerError => "5xx",
+            Self::Error => "error",
+            Self::Aborted => "aborted",
+        }
+    }
+
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Why a request went where it went: the policy's reasons, and those of requests that no rollout decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A rollout decided.
+    Decided(Reason),
+    /// A route leads straight to a backend.
+    Backend,
+    /// No route covers it.
+    Unrouted,
+    /// Refused before routing: malformed, too large, too slow.
+    Refused,
+}
+
+impl Why {
+    const COUNT: usize = Reason::ALL.len() + 3;
+    const ALL: [Self; Self::COUNT] = [
+        Self::Decided(Reason::Rollback),
+        Self::Decided(Reason::Force),
+        Self::Decided(Reason::Rule),
+        Self::Decided(Reason::Bucket),
+        Self::Decided(Reason::MissingKey),
+        Self::Backend,
+        Self::Unrouted,
+        Self::Refused,
+    ];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Decided(reason) => reason.as_str(),
+            Self::Backend => "backend",
+            Self::Unrouted => "unrouted",
+            Self::Refused => "refused",
+        }
+    }
+
+    fn index(self) -> usize {
+        match self {
+            Self::Decided(reason) => reason.index(),
+            Self::Backend => Reason::ALL.len(),
+            Self::Unrouted => Reason::ALL.len() + 1,
+            Self::Refused => Reason::ALL.len() + 2,
+        }
+    }
+}
+
+/// What went wrong between tidegate and a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection.
+    Connect,
+    /// No connection in time.
+    ConnectTimeout,
+    /// No response head in time.
+    ResponseTimeout,
+    /// The connection ended before a response head.
+    Reset,
+    /// A kept connection was closed by the backend as it was used again: nobody's fault, and never the guard's business.
+    Stale,
+    /// Not an HTTP/1.1 response that could be passed on.
+    Malformed,
+    /// The response ended or stalled in the middle.
+    Truncated,
+}
+
+impl Failure {
+    /// All failures, in the order of the counters.
+    pub const ALL: [Self; 7] = [
+        Self::Connect,
+        Self::ConnectTimeout,
+        Self::ResponseTimeout,
+        Self::Reset,
+        Self::Stale,
+        Self::Malformed,
+        Self::Truncated,
+    ];
+
+    /// The label's value.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ResponseTimeout => "response_timeout",
+            Self::Reset => "reset",
+            Self::Stale => "stale",
+            Self::Malformed => "malformed",
+            Self::Truncated => "truncated",
+        }
+    }
+}
+
+/// What one worker counted for one side of one rollout. On cache lines of its own, so that workers do not slow each
+/// other down.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Shard {
+    requests: [[Counter; Class::ALL.len()]; Why::COUNT],
+    failures: [Counter; Failure::ALL.len()],
+    started: Counter,
+    ended: Counter,
+    duration: Histogram,
+}
+
+impl Shard {
+    /// A request begins.
+    pub fn begin(&self) {
+        self.started.increment();
+    }
+
+    /// A request that began ends after `elapsed`.
+    pub fn end(&self, why: Why, class: Class, elapsed: Duration) {
+        self.ended.increment();
+        self.requests[why.index()][class.index()].increment();
+        self.duration.record(elapsed);
+    }
+
+    /// The backend failed a request, or did not take it.
+    pub fn fail(&self, failure: Failure) {
+        self.failures[failure as usize].increment();
+    }
+
+    fn inflight(&self) -> u64 {
+        // Read in this order a request that ends in between is counted as running, never as minus one.
+        let ended = self.ended.get();
+        self.started.get().saturating_sub(ended)
+    }
+}
+
+/// One shard a worker.
+#[derive(Debug)]
+pub struct Series(Box<[Shard]>);
+
+impl Series {
+    fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Shard::default()).collect())
+    }
+
+    /// The shard that `worker` writes.
+    #[must_use]
+    pub fn shard(&self, worker: usize) -> &Shard {
+        &self.0[worker]
+    }
+
+    /// Requests so far with this reason and class.
+    #[must_use]
+    pub fn requests(&self, why: Why, class: Class) -> u64 {
+        self.0.iter().map(|shard| shard.requests[why.index()][class.index()].get()).sum()
+    }
+
+    /// Requests that ended so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(|shard| shard.ended.get()).sum()
+    }
+
+    /// Failures so far with this cause.
+    #[must_use]
+    pub fn failures(&self, failure: Failure) -> u64 {
+        self.0.iter().map(|shard| shard.failures[failure as usize].get()).sum()
+    }
+
+    /// Requests that are running.
+    #[must_use]
+    pub fn inflight(&self) -> u64 {
+        self.0.iter().map(Shard::inflight).sum()
+    }
+
+    /// How long requests took so far.
+    #[must_use]
+    pub fn durations(&self) -> Distribution {
+        let mut sum = Distribution::default();
+        for shard in &self.0 {
+            shard.duration.add_to(&mut sum);
+        }
+        sum
+    }
+}
+
+/// A rollout's series, one a side, indexed by [`Side::index`].
+#[derive(Debug)]
+pub struct RolloutMeters([Series; 2]);
+
+impl RolloutMeters {
+    /// The series of `side`.
+    #[must_use]
+    pub fn side(&self, side: Side) -> &Series {
+        &self.0[side.index()]
+    }
+}
+
+/// All meters of the process. Those of a rollout live as long as the process, so that a reload that takes a rollout out
+/// and puts it back does not reset its counters.
+#[derive(Debug)]
+pub struct Registry {
+    workers: usize,
+    unsplit: Arc<Series>,
+    rollouts: Mutex<BTreeMap<String, Arc<RolloutMeters>>>,
+    /// Connections from clients, a counter pair a worker.
+    pub connections: Box<[ConnectionMeters]>,
+    /// Access log lines that were dropped because the writer was behind.
+    pub log_dropped: AtomicU64,
+    /// Failed `accept` calls.
+    pub accept_errors: AtomicU64,
+}
+
+/// What one worker knows of its clients' connections.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ConnectionMeters {
+    /// Connections taken over.
+    pub opened: Counter,
+    /// Connections that ended.
+    pub closed: Counter,
+}
+
+impl ConnectionMeters {
+    /// Connections that are open.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        let closed = self.closed.get();
+        self.opened.get().saturating_sub(closed)
+    }
+}
+
+impl Registry {
+    /// Meters for `workers` workers.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self {
+            workers,
+            unsplit: Arc::new(Series::new(workers)),
+            rollouts: Mutex::default(),
+            connections: (0..workers).map(|_| ConnectionMeters::default()).collect(),
+            log_dropped: AtomicU64::new(0),
+            accept_errors: AtomicU64::new(0),
+        }
+    }
+
+    /// The series of requests that no rollout decides.
+    #[must_use]
+    pub fn unsplit(&self) -> Arc<Series> {
+        Arc::clone(&self.unsplit)
+    }
+
+    /// The meters of the rollout `name`, made at its first mention. Control plane only.
+    #[must_use]
+    pub fn rollout(&self, name: &str) -> Arc<RolloutMeters> {
+        let mut rollouts = self.rollouts.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Arc::new(RolloutMeters([Series::new(self.workers), Series::new(self.workers)]));
+        Arc::clone(rollouts.entry(name.to_owned()).or_insert_with(fresh))
+    }
+
+    /// Every rollout that ever was, by name.
+    #[must_use]
+    pub fn rollouts(&self) -> Vec<(String, Arc<RolloutMeters>)> {
+        let rollouts = self.rollouts.lock().unwrap_or_else(PoisonError::into_inner);
+        rollouts.iter().map(|(name, meters)| (name.clone(), Arc::clone(meters))).collect()
+    }
+
+    /// Connections from clients that are open.
+    #[must_use]
+    pub fn open_connections(&self) -> u64 {
+        self.connections.iter().map(ConnectionMeters::open).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_and_class_has_a_place_of_its_own() {
+        for (at, why) in Why::ALL.into_iter().enumerate() {
+            assert_eq!(why.index(), at, "{why:?}");
+        }
+        for (at, class) in Class::ALL.into_iter().enumerate() {
+            assert_eq!(class.index(), at, "{class:?}");
+        }
+    }
+
+    #[test]
+    fn a_scrape_adds_up_what_the_workers_counted() {
+        let registry = Registry::new(2);
+        let meters = registry.rollout("ledger");
+        let why = Why::Decided(Reason::Bucket);
+        for worker in [0, 1, 1] {
+            let shard = meters.side(Side::New).shard(worker);
+            shard.begin();
+            shard.end(why, Class::Success, Duration::from_millis(1));
+        }
+        meters.side(Side::New).shard(0).begin();
+        let again = registry.rollout("ledger");
+        assert_eq!(again.side(Side::New).requests(why, Class::Success), 3);
+        assert_eq!(again.side(Side::New).inflight(), 1);
+        assert_eq!(again.side(Side::Old).total(), 0);
+    }
+}

@@ -1,0 +1,18 @@
+//! The data plane: workers that accept, decide, forward and report.
+//!
+//! A connection lives and dies on one worker, a current-thread runtime with its own upstream pools and its own counters,
+//! so nothing on the request path is shared, locked or sent. Reading order: [`accept`] hands connections to workers,
+//! `connection` drives one through hyper under the eye of `watch`, `forward` is a request from top to bottom.
+
+pub mod accept;
+pub mod access_log;
+mod body;
+mod connection;
+mod exchange;
+mod forward;
+pub mod headers;
+mod inspect;
+mod respond;
+pub mod subject;
+mod watch;
+pub mod worker;

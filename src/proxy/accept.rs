@@ -1,0 +1,140 @@
+//! The front door: takes connections and spreads them evenly over the workers, however few they are.
+//!
+//! One thread for all listeners: it costs a hand-over a connection, never one a request, and in exchange eight long-lived
+//! connections on two workers are four and four (`SO_REUSEPORT` would hash them).
+
+use std::io::{self, Write as _};
+use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+
+use super::respond;
+use super::worker::{Arrival, Ending};
+use crate::metrics::{ConnectionMeters, Registry};
+use crate::snapshot::Snapshot;
+
+/// Connections that the kernel may hold for us.
+const BACKLOG: i32 = 4096;
+/// How long to leave the kernel alone after it refused to give us a connection (out of file descriptors, say).
+const BACK_OFF: Duration = Duration::from_millis(20);
+
+/// Binds a listener, without accepting yet.
+///
+/// # Errors
+/// When the address is taken or not ours.
+pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// What the front door needs.
+#[derive(Debug)]
+pub struct Door {
+    /// Bound listeners.
+    pub listeners: Vec<StdListener>,
+    /// The workers, by index.
+    pub workers: Vec<mpsc::UnboundedSender<Arrival>>,
+    /// For the limit of the moment.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Where connections are counted.
+    pub registry: Arc<Registry>,
+    /// When to stop.
+    pub ending: watch::Receiver<Ending>,
+}
+
+/// Accepts on a thread of its own until the process drains; then the listeners are closed.
+///
+/// # Errors
+/// When the thread or its runtime cannot be made.
+pub fn open(mut door: Door) -> io::Result<JoinHandle<()>> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("accept".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let mut ending = door.ending.clone();
+            let draining = ending.wait_for(|ending| *ending >= Ending::Draining);
+            tokio::select! {
+                _ = draining => {}
+                () = door.accept_all() => {}
+            }
+        });
+    })
+}
+
+impl Door {
+    async fn accept_all(&mut self) {
+        let spread = Arc::new(Spread {
+            workers: std::mem::take(&mut self.workers),
+            snapshot: Arc::clone(&self.snapshot),
+            registry: Arc::clone(&self.registry),
+        });
+        let mut tasks = JoinSet::new();
+        for listener in self.listeners.drain(..) {
+            match TcpListener::from_std(listener) {
+                Ok(listener) => drop(tasks.spawn(accept(listener, Arc::clone(&spread)))),
+                Err(error) => tracing::error!(%error, "cannot accept on a listener"),
+            }
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+async fn accept(listener: TcpListener, spread: Arc<Spread>) {
+    loop {
+        match listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+            Ok((stream, peer)) => spread.hand_over(Arrival { stream, peer }),
+            Err(error) => {
+                spread.registry.accept_errors.fetch_add(1, Relaxed);
+                if !is_about_one_connection(&error) {
+                    tracing::warn!(%error, "cannot accept; trying again");
+                    tokio::time::sleep(BACK_OFF).await;
+                }
+            }
+        }
+    }
+}
+
+/// Whether the error is about a connection that has already gone, and the next one may be fine.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+struct Spread {
+    workers: Vec<mpsc::UnboundedSender<Arrival>>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    registry: Arc<Registry>,
+}
+
+impl Spread {
+    /// Gives the connection to the worker with the fewest.
+    fn hand_over(&self, arrival: Arrival) {
+        let open: Vec<u64> = self.registry.connections.iter().map(ConnectionMeters::open).collect();
+        if open.iter().sum::<u64>() >= self.snapshot.load().limits.max_connections as u64 {
+            return turn_away(arrival.stream);
+        }
+        let Some(least) = (0..self.workers.len()).min_by_key(|worker| open[*worker]) else { return };
+        self.registry.connections[least].opened.increment();
+        if self.workers[least].send(arrival).is_err() {
+            self.registry.connections[least].opened.add(u64::MAX); // the worker has ended: this one was never open
+        }
+    }
+}
+
+/// Says why, if the socket takes it at once, and closes.
+fn turn_away(mut stream: TcpStream) {
+    let _it_may_not_listen = stream.write(&respond::raw(StatusCode::SERVICE_UNAVAILABLE));
+}

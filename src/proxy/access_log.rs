@@ -1,0 +1,149 @@
+//! The access log: a JSON line a request, for whoever wants it.
+//!
+//! Lines go to a thread of their own over a bounded queue. When it is full they are dropped and counted: logging never
+//! makes a request wait. Whatever a client sent is escaped down to printable ASCII and capped.
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+
+use crate::config;
+use crate::metrics::{Class, Why};
+use crate::policy::decision::Decision;
+
+/// Lines that may wait for the writer.
+const QUEUE: usize = 16 * 1024;
+/// Bytes of a field that a client chose.
+const MAX_FIELD: usize = 1024;
+
+/// Where lines go.
+#[derive(Clone, Debug)]
+pub struct AccessLog(NonBlocking);
+
+impl AccessLog {
+    /// Opens the log. The guard writes what is left when it is dropped.
+    ///
+    /// # Errors
+    /// When the file cannot be opened for appending.
+    pub fn open(target: &config::AccessLog) -> io::Result<(Self, WorkerGuard)> {
+        let writer: Box<dyn Write + Send> = match target {
+            config::AccessLog::Stdout => Box::new(io::stdout()),
+            config::AccessLog::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+        };
+        let builder = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).thread_name("access-log");
+        let (log, guard) = builder.finish(writer);
+        Ok((Self(log), guard))
+    }
+
+    /// Counts the lines that were dropped.
+    #[must_use]
+    pub fn dropped(&self) -> ErrorCounter {
+        self.0.error_counter()
+    }
+
+    pub(super) fn write(&self, entry: Entry, why: Why, class: Class, elapsed: Duration) {
+        let line = entry.line(Timestamp::now(), why, class, elapsed);
+        // The queue's writer never fails: what does not fit is dropped and counted.
+        let _counted = self.0.clone().write(line.as_bytes());
+    }
+}
+
+/// What is known of a request for its line.
+#[derive(Debug)]
+pub(super) struct Entry {
+    client: IpAddr,
+    method: String,
+    path: String,
+    pub(super) status: u16,
+    decided: Option<(String, Decision)>,
+}
+
+impl Entry {
+    /// The query stays out: it may hold secrets.
+    pub(super) fn new(client: IpAddr, method: &str, path: &str) -> Self {
+        Self { client, method: escape(method), path: escape(path), status: 0, decided: None }
+    }
+
+    pub(super) fn decided(&mut self, rollout: &str, decision: Decision) {
+        self.decided = Some((rollout.to_owned(), decision));
+    }
+
+    fn line(&self, at: Timestamp, why: Why, class: Class, elapsed: Duration) -> String {
+        let (rollout, side) = match &self.decided {
+            Some((rollout, decision)) => (rollout.as_str(), decision.side.as_str()),
+            None => ("", ""),
+        };
+        format!(
+            "{{\"time\":\"{at:.3}\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"{}\",\"status\":{},\
+             \"rollout\":\"{rollout}\",\"side\":\"{side}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}}}\n",
+            self.client,
+            self.method,
+            self.path,
+            self.status,
+            why.as_str(),
+            class.as_str(),
+            elapsed.as_secs_f64() * 1e3,
+        )
+    }
+}
+
+/// `text` inside JSON quotes, as printable ASCII: no control or escape sequence, no bidirectional trick, no second line
+/// gets into a terminal or a log viewer.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if out.len() >= MAX_FIELD {
+            out.push_str("...");
+            break;
+        }
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            ' '..='~' => out.push(character),
+            other => {
+                for unit in other.encode_utf16(&mut [0; 2]) {
+                    let _a_string_takes_everything = write!(out, "\\u{unit:04x}");
+                }
+            }
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hostile_text_is_escaped() {
+        for (text, escaped) in [
+            ("/plain", "/plain"),
+            ("\"}\n{", "\\\"}\\u000a{"),
+            ("\x1b[31m", "\\u001b[31m"),
+            ("\u{202e}", "\\u202e"),
+            ("\u{9b}", "\\u009b"),
+            ("😀", "\\ud83d\\ude00"),
+        ] {
+            assert_eq!(escape(text), escaped, "{text:?}");
+        }
+        assert!(escape(&"a".repeat(30_000)).len() < MAX_FIELD + 16);
+    }
+
+    proptest! {
+        #[test]
+        fn every_line_is_one_json_object(method in ".{0,20}", path in ".{0,2000}") {
+            let entry = Entry::new(IpAddr::from([192, 0, 2, 7]), &method, &path);
+            let line = entry.line(Timestamp::UNIX_EPOCH, Why::Refused, Class::ClientError, Duration::from_micros(1500));
+            prop_assert_eq!(line.matches('\n').count(), 1);
+            prop_assert!(line.trim_end().bytes().all(|b| (b' '..=b'~').contains(&b)));
+            let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+            prop_assert_eq!(&parsed["duration_ms"], &serde_json::json!(1.5));
+        }
+    }
+}

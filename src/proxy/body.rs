@@ -1,0 +1,243 @@
+//! Bodies on their way through: streamed piece by piece, each piece asked for by whoever can take it.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::Instant;
+
+use super::exchange::{Link, Report};
+use super::watch::{Wait, Watch};
+use crate::metrics::{Class, Failure};
+
+/// Why a body ended early. The other side sees a broken message; the cause is kept where it is reported.
+#[derive(Debug, thiserror::Error)]
+#[error("the body ended early")]
+pub(super) struct Broken;
+
+/// How far a request body has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The client is still sending.
+    Running,
+    /// All of it has been handed on.
+    Done,
+    /// It was not what its framing said.
+    Malformed,
+    /// It was longer than `limits.max_body`.
+    TooLarge,
+    /// The client stopped sending.
+    Stalled,
+}
+
+/// The state of a request body, for those who wait for the answer.
+#[derive(Debug)]
+pub(super) struct Upload(Cell<Progress>);
+
+impl Upload {
+    pub(super) fn progress(&self) -> Progress {
+        self.0.get()
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.0.get() == Progress::Done
+    }
+}
+
+/// A client's request body on its way to a backend. Trailers stay behind: HTTP/1.1 request trailers are a way to smuggle
+/// headers past whoever reads only the head.
+#[derive(Debug)]
+pub(super) struct RequestBody(Option<Streamed>);
+
+#[derive(Debug)]
+struct Streamed {
+    incoming: Incoming,
+    upload: Rc<Upload>,
+    watch: Rc<Watch>,
+    left: u64,
+}
+
+impl RequestBody {
+    /// The body as it comes from the client, at most `max` bytes of it.
+    pub(super) fn new(incoming: Incoming, watch: &Rc<Watch>, max: Option<u64>) -> (Self, Option<Rc<Upload>>) {
+        if incoming.is_end_stream() {
+            return (Self(None), None);
+        }
+        let upload = Rc::new(Upload(Cell::new(Progress::Running)));
+        let streamed =
+            Streamed { incoming, upload: Rc::clone(&upload), watch: Rc::clone(watch), left: max.unwrap_or(u64::MAX) };
+        (Self(Some(streamed)), Some(upload))
+    }
+}
+
+impl Streamed {
+    fn end(&self, progress: Progress) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.upload.0.set(progress);
+        self.watch.stop_waiting_for(Wait::Upload);
+        Poll::Ready((progress != Progress::Done).then_some(Err(Broken)))
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.watch.has_expired(Wait::Upload) {
+            return self.end(Progress::Stalled);
+        }
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                if !self.watch.waits_for(Wait::Upload) {
+                    self.watch.wait_until(Wait::Upload, Instant::now() + self.watch.timeouts.body_idle);
+                }
+                Poll::Pending
+            }
+            Poll::Ready(None) => self.end(Progress::Done),
+            Poll::Ready(Some(Err(_))) => self.end(Progress::Malformed),
+            Poll::Ready(Some(Ok(frame))) => self.pass_on(frame),
+        }
+    }
+
+    fn pass_on(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Ok(data) = frame.into_data() else { return self.end(Progress::Done) };
+        self.watch.stop_waiting(); // it moves: neither the client nor the backend is late
+        match self.left.checked_sub(data.len() as u64) {
+            None => return self.end(Progress::TooLarge),
+            Some(left) => self.left = left,
+        }
+        if self.incoming.is_end_stream() {
+            self.upload.0.set(Progress::Done);
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |streamed| streamed.poll(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(|streamed| streamed.incoming.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.incoming.size_hint())
+    }
+}
+
+/// An answer's body on its way to the client, together with the report that is made when it ends.
+#[derive(Debug)]
+pub(super) struct ResponseBody {
+    source: Source,
+    report: Report,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// Our own words, or nothing.
+    Own(Option<Bytes>),
+    /// A backend's, over its connection.
+    Relayed { incoming: Incoming, link: Option<Link>, class: Class },
+}
+
+impl ResponseBody {
+    /// Our own answer. `report` ends as it stands.
+    pub(super) fn own(body: Bytes, report: Report) -> Self {
+        Self { source: Source::Own((!body.is_empty()).then_some(body)), report }
+    }
+
+    /// A backend's answer, which counts as `class` if all of it gets through.
+    pub(super) fn relayed(incoming: Incoming, link: Link, class: Class, report: Report) -> Self {
+        let mut body = Self { source: Source::Relayed { incoming, link: Some(link), class }, report };
+        if body.is_end_stream() {
+            body.complete();
+        }
+        body
+    }
+
+    fn complete(&mut self) {
+        if let Source::Relayed { link, class, .. } = &mut self.source {
+            let now = Instant::now();
+            self.report.complete(*class, now);
+            if let Some(link) = link.take() {
+                link.release(now);
+            }
+        }
+    }
+
+    fn break_off(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Source::Relayed { link, .. } = &mut self.source {
+            *link = None;
+        }
+        self.report.failed(Failure::Truncated);
+        Poll::Ready(Some(Err(Broken)))
+    }
+}
+
+/// The next frame of a body whose connection we drive ourselves.
+fn poll_relayed(
+    incoming: &mut Incoming,
+    link: Option<&mut Link>,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    let first = Pin::new(&mut *incoming).poll_frame(cx);
+    let (Poll::Pending, Some(link)) = (&first, link) else { return first };
+    // Whether it goes on or has ended shows in the body.
+    let _ = link.connection.drive(cx);
+    Pin::new(incoming).poll_frame(cx)
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        let (incoming, link) = match &mut this.source {
+            Source::Own(body) => return Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Source::Relayed { incoming, link, .. } => (incoming, link.as_mut()),
+        };
+        let watch = &this.report.client.watch;
+        if watch.has_expired(Wait::Stream) {
+            return this.break_off();
+        }
+        let stream_idle = link.as_ref().map(|link| link.pool().endpoint().timeouts.stream_idle);
+        match poll_relayed(incoming, link, cx) {
+            Poll::Pending => {
+                if let (false, Some(stream_idle)) = (watch.waits(), stream_idle) {
+                    watch.wait_until(Wait::Stream, Instant::now() + stream_idle);
+                }
+                Poll::Pending
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                watch.stop_waiting_for(Wait::Stream);
+                if incoming.is_end_stream() {
+                    this.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => this.break_off(),
+            Poll::Ready(None) => {
+                this.complete();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Own(body) => body.is_none(),
+            Source::Relayed { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Source::Relayed { incoming, .. } => incoming.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! One request and its answer, from the head to the last byte, and the one outcome that it reports.
+
+use std::cell::Cell;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use http::HeaderValue;
+use tokio::time::Instant;
+
+use super::access_log::Entry;
+use super::body::{Progress, RequestBody, Upload};
+use super::watch::Watch;
+use super::worker::{Pool, View, Worker};
+use crate::metrics::{Class, Failure, Shard, Why};
+use crate::policy::decision::{Decision, Side};
+use crate::upstream::Connection;
+
+/// One client's connection, as its requests see it.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) worker: Rc<Worker>,
+    pub(super) watch: Rc<Watch>,
+    pub(super) ip: IpAddr,
+    /// The address as `x-forwarded-for` has it.
+    pub(super) forwarded_for: HeaderValue,
+}
+
+impl Client {
+    pub(super) fn new(worker: Rc<Worker>, watch: Rc<Watch>, peer: SocketAddr) -> Self {
+        let ip = peer.ip().to_canonical();
+        let forwarded_for = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
+        Self { worker, watch, ip, forwarded_for }
+    }
+}
+
+/// Where a request is counted.
+#[derive(Clone, Copy, Debug)]
+enum Meter {
+    Unsplit,
+    Rollout(usize, Side),
+}
+
+/// The outcome of one request. It is told exactly once, when this is dropped, however the request ended.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) client: Rc<Client>,
+    pub(super) view: Rc<View>,
+    started: Instant,
+    meter: Meter,
+    why: Why,
+    class: Cell<Class>,
+    ended: Cell<Option<Instant>>,
+    entry: Option<Box<Entry>>,
+}
+
+impl Report {
+    /// A request begins. Until somebody knows better it is one that was refused and whose client went away.
+    pub(super) fn begin(client: Rc<Client>, view: Rc<View>) -> Self {
+        Self {
+            client,
+            view,
+            started: Instant::now(),
+            meter: Meter::Unsplit,
+            why: Why::Refused,
+            class: Cell::new(Class::Aborted),
+            ended: Cell::new(None),
+            entry: None,
+        }
+    }
+
+    /// A request whose head could not be read.
+    pub(super) fn refused(client: Rc<Client>) -> Self {
+        let view = client.worker.view();
+        Self::begin(client, view)
+    }
+
+    pub(super) fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(super) fn log_as(&mut self, entry: Box<Entry>) {
+        self.entry = Some(entry);
+    }
+
+    /// No rollout decides this request.
+    pub(super) fn unsplit(&mut self, why: Why) {
+        self.why = why;
+        self.shard().begin();
+    }
+
+    /// A rollout (an index into the snapshot's) has decided: from here on the request counts there.
+    pub(super) fn decided(&mut self, rollout: usize, decision: Decision) {
+        self.meter = Meter::Rollout(rollout, decision.side);
+        self.why = Why::Decided(decision.reason);
+        self.shard().begin();
+        if let Some(entry) = &mut self.entry {
+            entry.decided(&self.view.snapshot.rollouts[rollout].name, decision);
+        }
+    }
+
+    /// The answer has begun with this status.
+    pub(super) fn answered(&mut self, status: u16) {
+        if let Some(entry) = &mut self.entry {
+            entry.status = status;
+        }
+    }
+
+    /// The backend failed this request.
+    pub(super) fn failed(&self, failure: Failure) {
+        self.shard().fail(failure);
+        self.class.set(Class::Error);
+    }
+
+    /// Unless something else happens, the request will have ended like this.
+    pub(super) fn will_end_as(&self, class: Class) {
+        self.class.set(class);
+    }
+
+    /// All of the answer is here, now.
+    pub(super) fn complete(&self, class: Class, now: Instant) {
+        self.class.set(class);
+        self.ended.set(Some(now));
+    }
+
+    fn shard(&self) -> &Shard {
+        let snapshot = &self.view.snapshot;
+        let series = match self.meter {
+            Meter::Unsplit => &*snapshot.unsplit,
+            Meter::Rollout(rollout, side) => snapshot.rollouts[rollout].meters.side(side),
+        };
+        series.shard(self.client.worker.index())
+    }
+
+    fn tell(&mut self, now: Instant) {
+        let elapsed = now - self.started;
+        if self.why == Why::Refused {
+            self.shard().begin(); // it never got as far as running
+        }
+        self.shard().end(self.why, self.class.get(), elapsed);
+        if let (Some(entry), Some(log)) = (self.entry.take(), self.client.worker.access_log()) {
+            log.write(*entry, self.why, self.class.get(), elapsed);
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let now = self.ended.get().unwrap_or_else(Instant::now);
+        self.tell(now);
+        self.client.watch.response_ends(now);
+    }
+}
+
+/// A backend's connection in use by one request, and what has to be true for another to use it.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) connection: Box<Connection<RequestBody>>,
+    pool: Rc<Pool>,
+    upload: Option<Rc<Upload>>,
+    spoiled: bool,
+}
+
+impl Link {
+    pub(super) fn new(connection: Box<Connection<RequestBody>>, pool: Rc<Pool>, upload: Option<Rc<Upload>>) -> Self {
+        Self { connection, pool, upload, spoiled: false }
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Never again: something on it cannot be trusted.
+    pub(super) fn spoil(&mut self) {
+        self.spoiled = true;
+    }
+
+    /// Whether the whole request is on its way to the backend.
+    pub(super) fn is_uploaded(&self) -> bool {
+        self.upload.as_ref().is_none_or(|upload| upload.is_done())
+    }
+
+    /// Whether the request has a body that is (or was) streamed.
+    pub(super) fn has_upload(&self) -> bool {
+        self.upload.is_some()
+    }
+
+    /// How far the request's body has got.
+    pub(super) fn upload_progress(&self) -> Progress {
+        self.upload.as_ref().map_or(Progress::Done, |upload| upload.progress())
+    }
+
+    /// The whole answer is here: others may use the connection, unless something speaks against it.
+    pub(super) fn release(self, now: Instant) {
+        if self.is_uploaded() && !self.spoiled {
+            self.pool.put(self.connection, now);
+        }
+    }
+}

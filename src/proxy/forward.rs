@@ -1,0 +1,421 @@
+//! A request from top to bottom: inspect, route, decide, rewrite, send, rewrite the answer, stream it.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TE};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use tokio::time::Instant;
+
+use super::access_log::Entry;
+use super::body::{Progress, RequestBody, ResponseBody, Upload};
+use super::exchange::{Client, Link, Report};
+use super::headers::{self, Coding, Survey};
+use super::inspect::inspect;
+use super::respond::{Form, Refusal};
+use super::subject::{ANONYMOUS_COOKIE, Head, RolloutSubject, RouteTarget, StandIn, bare_host, client_behind};
+use super::watch::Wait;
+use super::worker::{Pool, View};
+use crate::metrics::{Class, Failure, Why};
+use crate::policy::decision::{Decision, decide};
+use crate::policy::path::normalise;
+use crate::snapshot::{Destination, KeySource, Rollout, Snapshot};
+use crate::upstream::{ConnectError, Connection, connect};
+
+/// Answers one request, whatever happens.
+pub(super) async fn handle(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let has_fragment = client.watch.request_begins();
+    let form = Form::of(request.headers());
+    let view = client.worker.view();
+    let mut report = Report::begin(client, view);
+    Ok(match forward(request, has_fragment, &mut report).await {
+        Ok((answer, link)) => {
+            let status = answer.status().as_u16();
+            report.answered(status);
+            answer.map(|incoming| ResponseBody::relayed(incoming, link, Class::of_status(status), report))
+        }
+        Err(refusal) => refusal.answer(form, report),
+    })
+}
+
+async fn forward(
+    request: Request<Incoming>,
+    has_fragment: bool,
+    report: &mut Report,
+) -> Result<(Response<Incoming>, Link), Refusal> {
+    let view = Rc::clone(&report.view);
+    let snapshot = &*view.snapshot;
+    let survey = inspect(&request, has_fragment, &snapshot.limits, |name| decides(snapshot, name))?;
+    let (mut parts, incoming) = request.into_parts();
+    note_for_the_log(report, &parts);
+    let way = find_way(report, snapshot, &parts)?;
+    let asked = Asked { trailers: survey.connection && wants_trailers(&parts.headers), upgrade: survey.upgrade };
+    rewrite_request(&mut parts, survey, &way, report);
+    let (body, upload) = RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body);
+    headers::frame_request(&mut parts.headers, body.size_hint().exact(), upload.is_some());
+    let request = Request::from_parts(parts, body);
+    let (response, link) = send(report, &view, way.backend, request, upload).await?;
+    rewrite_response(response, link, asked, way, report)
+}
+
+/// Whether the header `name` decides where a request goes, under any rollout.
+fn decides(snapshot: &Snapshot, name: &str) -> bool {
+    snapshot.rollouts.iter().flat_map(deciding_headers).any(|header| header == name)
+}
+
+fn deciding_headers(rollout: &Rollout) -> impl Iterator<Item = &str> {
+    let keys = rollout.key.iter().filter_map(|source| match source {
+        KeySource::Header(name) => Some(name.as_str()),
+        _ => None,
+    });
+    keys.chain(rollout.force.header.as_deref())
+}
+
+fn note_for_the_log(report: &mut Report, parts: &Parts) {
+    if report.client.worker.access_log().is_some() {
+        let entry = Entry::new(report.client.ip, parts.method.as_str(), parts.uri.path());
+        report.log_as(Box::new(entry));
+    }
+}
+
+/// What the client's own side of the connection asked for, and what therefore holds for the answer.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    trailers: bool,
+    upgrade: bool,
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(TE).iter().any(|value| value.as_bytes().eq_ignore_ascii_case(b"trailers"))
+}
+
+// -- where it goes
+
+/// Where a request goes, and what goes with it.
+#[derive(Debug)]
+struct Way {
+    /// An index into the snapshot's backends.
+    backend: usize,
+    /// The rollout (an index) that decided, and what it decided.
+    decided: Option<(usize, Decision)>,
+    /// An anonymous user's new id.
+    new_id: Option<String>,
+}
+
+fn find_way(report: &mut Report, snapshot: &Snapshot, parts: &Parts) -> Result<Way, Refusal> {
+    let client = match snapshot.trusted_proxies.is_empty() {
+        true => report.client.ip,
+        false => client_behind(&snapshot.trusted_proxies, report.client.ip, &parts.headers),
+    };
+    let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers, client };
+    match route(snapshot, head)? {
+        None => {
+            report.unsplit(Why::Unrouted);
+            let detail = "No route covers this request.";
+            Err(Refusal { close: false, ..Refusal::of_request(StatusCode::NOT_FOUND, detail) })
+        }
+        Some(Destination::Backend(backend)) => {
+            report.unsplit(Why::Backend);
+            Ok(Way { backend, decided: None, new_id: None })
+        }
+        Some(Destination::Rollout(at)) => {
+            let rollout = &snapshot.rollouts[at];
+            let subject = RolloutSubject::new(&head, rollout);
+            let decision = decide(&rollout.split, &subject);
+            report.decided(at, decision);
+            let new_id = match subject.into_stand_in() {
+                StandIn::Anonymous { id, is_new: true } => Some(id),
+                _ => None,
+            };
+            Ok(Way { backend: rollout.backend(decision.side), decided: Some((at, decision)), new_id })
+        }
+    }
+}
+
+/// The destination on which both readings of the path agree.
+fn route(snapshot: &Snapshot, head: Head<'_>) -> Result<Option<Destination>, Refusal> {
+    let routes = &snapshot.routes;
+    let written = head.uri.path();
+    let find = |path| routes.find(&RouteTarget { head, host: asked_host(&head), path }).map(|(at, to)| (at, *to));
+    let found = find(written);
+    if routes.reads_paths() {
+        let meant = normalise(written);
+        if meant != written && find(&meant).map(|(at, _)| at) != found.map(|(at, _)| at) {
+            let detail = "The path can be read in two ways that lead to different routes.";
+            return Err(Refusal::of_request(StatusCode::BAD_REQUEST, detail));
+        }
+    }
+    Ok(found.map(|(_, to)| to))
+}
+
+fn asked_host<'a>(head: &Head<'a>) -> std::borrow::Cow<'a, str> {
+    let from_header = || head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    bare_host(head.uri.authority().map(http::uri::Authority::as_str).or_else(from_header).unwrap_or_default())
+}
+
+// -- what the backend sees
+
+const HTTP: HeaderValue = HeaderValue::from_static("http");
+
+fn rewrite_request(parts: &mut Parts, survey: Survey, way: &Way, report: &Report) {
+    let snapshot = &report.view.snapshot;
+    let peer = report.client.ip;
+    let trusted = snapshot.trusted_proxies.iter().any(|network| network.contains(peer));
+    let rollout = way.decided.map(|(at, decision)| (&snapshot.rollouts[at], decision));
+    parts.version = Version::HTTP_11;
+    set_target_and_host(parts, || host_of(snapshot, way.backend));
+    headers::strip_request(&mut parts.headers, survey, trusted);
+    if let Some((rollout, _)) = rollout {
+        deciding_headers(rollout).for_each(|name| headers::strip_aliases_of(&mut parts.headers, name));
+    }
+    add_forwarded(&mut parts.headers, &report.client.forwarded_for, trusted);
+    add_request_id(&mut parts.headers);
+    if let Some((rollout, decision)) = rollout {
+        parts.headers.insert(headers::ROLLOUT, rollout.label.clone());
+        parts.headers.insert(headers::SIDE, HeaderValue::from_static(decision.side.as_str()));
+        parts.headers.insert(headers::REASON, HeaderValue::from_static(decision.reason.as_str()));
+    }
+}
+
+/// Makes the target origin-form (RFC 9112 §3.2.1) and Host what it was asked for: the authority of an absolute target
+/// wins (§3.2.2), and a request of HTTP/1.0 that has neither gets the backend's.
+fn set_target_and_host(parts: &mut Parts, backend_host: impl FnOnce() -> HeaderValue) {
+    if let Some(authority) = parts.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII");
+        parts.headers.insert(HOST, host);
+        let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        parts.uri = Uri::from(target);
+    } else if !parts.headers.contains_key(HOST) {
+        parts.headers.insert(HOST, backend_host());
+    }
+}
+
+fn host_of(snapshot: &Snapshot, backend: usize) -> HeaderValue {
+    let address = &snapshot.backends[backend].endpoints[0].address;
+    let host = format!("{}:{}", address.host, address.port);
+    HeaderValue::from_str(&host).expect("a checked endpoint has a host of visible ASCII")
+}
+
+fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, trusted: bool) {
+    if trusted {
+        let hops = headers.get_all(headers::FORWARDED_FOR).iter().chain([client]);
+        let hops: Vec<&[u8]> = hops.map(HeaderValue::as_bytes).collect();
+        let chain = HeaderValue::from_bytes(&hops.join(&b", "[..])).expect("header values joined by commas are one");
+        headers.insert(headers::FORWARDED_FOR, chain);
+    } else {
+        headers.insert(headers::FORWARDED_FOR, client.clone());
+    }
+    let host = headers.get(HOST).cloned();
+    headers.entry(headers::FORWARDED_PROTO).or_insert(HTTP);
+    if let Some(host) = host {
+        headers.entry(headers::FORWARDED_HOST).or_insert(host);
+    }
+}
+
+fn add_request_id(headers: &mut HeaderMap) {
+    if !headers.get(headers::REQUEST_ID).is_some_and(headers::is_sane_id) {
+        let id = hex_id(fastrand::u128(..));
+        headers.insert(headers::REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal is visible ASCII"));
+    }
+}
+
+/// 32 hexadecimal digits.
+fn hex_id(number: u128) -> String {
+    let digit = |shift: u32| char::from(b"0123456789abcdef"[usize::from((number >> shift) as u8 & 15)]);
+    (0..32).rev().map(|nibble| digit(nibble * 4)).collect()
+}
+
+// -- there and back
+
+/// What went wrong with a request on its way.
+#[derive(Debug)]
+enum Trouble {
+    /// Not a byte of it was sent: it may go over another connection.
+    Unsent(Request<RequestBody>),
+    /// The client's body broke.
+    Client(Progress),
+    /// The backend's fault, or nobody's.
+    Backend(Failure),
+}
+
+/// Sends the request over a kept connection or a new one. It goes over another only if nothing of it was sent.
+async fn send(
+    report: &Report,
+    view: &View,
+    backend: usize,
+    mut request: Request<RequestBody>,
+    upload: Option<Rc<Upload>>,
+) -> Result<(Response<Incoming>, Link), Refusal> {
+    loop {
+        let (connection, pool) = obtain(report, view, backend).await?;
+        let reused = connection.is_reused();
+        let mut link = Link::new(connection, pool, upload.clone());
+        request = match await_head(report, &mut link, request).await {
+            Ok(response) => return Ok((response, link)),
+            Err(Trouble::Unsent(request)) if reused => request,
+            Err(Trouble::Unsent(_)) => return Err(blame(report, Failure::Reset)),
+            Err(Trouble::Client(progress)) => return Err(blame_client(progress)),
+            Err(Trouble::Backend(failure)) => return Err(blame(report, failure)),
+        };
+    }
+}
+
+/// A connection to the backend: a kept one, or a new one to the first endpoint that takes it.
+async fn obtain(
+    report: &Report,
+    view: &View,
+    backend: usize,
+) -> Result<(Box<Connection<RequestBody>>, Rc<Pool>), Refusal> {
+    let mut failure = Failure::Connect;
+    for pool in view.pools(backend) {
+        if let Some(kept) = poll_fn(|cx| Poll::Ready(pool.take(cx, report.started()))).await {
+            return Ok((kept, Rc::clone(pool)));
+        }
+        match connect(pool.endpoint()).await {
+            Ok(connection) => return Ok((connection, Rc::clone(pool))),
+            Err(ConnectError::Timeout) => failure = Failure::ConnectTimeout,
+            Err(ConnectError::Io(_) | ConnectError::Setup(_)) => failure = Failure::Connect,
+        }
+    }
+    Err(blame(report, failure))
+}
+
+/// Sends the request and waits for the head of the answer, driving the connection meanwhile.
+async fn await_head(
+    report: &Report,
+    link: &mut Link,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Trouble> {
+    let watch = &report.client.watch;
+    let patience = link.pool().endpoint().timeouts.response;
+    let mut sent = pin!(link.connection.send(request));
+    let response = poll_fn(|cx| {
+        if watch.has_expired(Wait::Response) {
+            return Poll::Ready(None);
+        }
+        let _its_end_shows_in_the_answer = link.connection.drive(cx);
+        if let Poll::Ready(response) = sent.as_mut().poll(cx) {
+            return Poll::Ready(Some(response));
+        }
+        if !watch.waits() {
+            let from = if link.has_upload() { Instant::now() } else { report.started() };
+            watch.wait_until(Wait::Response, from + patience);
+        }
+        Poll::Pending
+    })
+    .await;
+    watch.stop_waiting_for(Wait::Response);
+    match response {
+        None => Err(Trouble::Backend(Failure::ResponseTimeout)),
+        Some(Ok(response)) => {
+            link.connection.head_received();
+            Ok(response)
+        }
+        Some(Err(mut error)) => match error.take_message() {
+            Some(unsent) => Err(Trouble::Unsent(unsent)),
+            None => Err(diagnose(link, &error.into_error())),
+        },
+    }
+}
+
+fn diagnose(link: &Link, error: &hyper::Error) -> Trouble {
+    match link.upload_progress() {
+        broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
+        Progress::Running | Progress::Done if error.is_parse() => Trouble::Backend(Failure::Malformed),
+        _ if link.connection.is_reused() && !link.connection.has_answered() => Trouble::Backend(Failure::Stale),
+        _ => Trouble::Backend(Failure::Reset),
+    }
+}
+
+fn blame_client(progress: Progress) -> Refusal {
+    match progress {
+        Progress::TooLarge => Refusal::of_request(StatusCode::PAYLOAD_TOO_LARGE, "The request body is too large."),
+        Progress::Stalled => Refusal::of_request(StatusCode::REQUEST_TIMEOUT, "The request body took too long."),
+        _ => Refusal::of_request(StatusCode::BAD_REQUEST, "The request body is malformed."),
+    }
+}
+
+fn blame(report: &Report, failure: Failure) -> Refusal {
+    report.failed(failure);
+    let (status, error, detail) = match failure {
+        Failure::Connect => (StatusCode::BAD_GATEWAY, "connection_refused", "The backend takes no connection."),
+        Failure::ConnectTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "The backend took no connection in time.")
+        }
+        Failure::ResponseTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
+        }
+        Failure::Malformed => (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend's answer is not HTTP."),
+        Failure::Truncated => {
+            (StatusCode::BAD_GATEWAY, "http_response_incomplete", "The backend's answer is incomplete.")
+        }
+        Failure::Reset | Failure::Stale => {
+            (StatusCode::BAD_GATEWAY, "connection_terminated", "The backend closed the connection.")
+        }
+    };
+    Refusal::of_backend(status, error, detail)
+}
+
+// -- what the client sees
+
+fn rewrite_response(
+    mut response: Response<Incoming>,
+    mut link: Link,
+    asked: Asked,
+    way: Way,
+    report: &Report,
+) -> Result<(Response<Incoming>, Link), Refusal> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(blame(report, Failure::Malformed)); // nobody asked for it
+    }
+    let headers = response.headers_mut();
+    match headers::coding(headers) {
+        None => {}
+        Some(Coding::Chunked) => {
+            // Hyper has read it as chunked; a length beside it would be believed by the next reader.
+            if headers.remove(CONTENT_LENGTH).is_some() {
+                link.spoil();
+            }
+        }
+        Some(Coding::Repeated | Coding::Other) => return Err(blame(report, Failure::Malformed)),
+    }
+    headers::strip_response(headers, asked.trailers);
+    if asked.upgrade || !link.is_uploaded() {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if let Some((at, decision)) = way.decided
+        && report.view.snapshot.rollouts[at].expose_side
+    {
+        headers.insert(headers::SIDE, HeaderValue::from_static(decision.side.as_str()));
+    }
+    if let Some(id) = way.new_id {
+        headers.append(SET_COOKIE, anonymous_cookie(&id));
+    }
+    *response.version_mut() = Version::HTTP_11;
+    Ok((response, link))
+}
+
+fn anonymous_cookie(id: &str) -> HeaderValue {
+    let cookie = format!("{ANONYMOUS_COOKIE}={id}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax");
+    HeaderValue::from_str(&cookie).expect("hexadecimal and attributes are visible ASCII")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_32_hexadecimal_digits() {
+        assert_eq!(hex_id(0xdead_beef), "000000000000000000000000deadbeef");
+        assert_eq!(hex_id(u128::MAX), "f".repeat(32));
+    }
+}

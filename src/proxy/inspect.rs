@@ -1,0 +1,103 @@
+//! Whether a request is one that can be passed on without two readings of it: the checks that hyper leaves to us.
+
+use http::header::EXPECT;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
+use hyper::body::{Body, Incoming};
+
+use super::headers::{self, Coding, Survey};
+use super::respond::Refusal;
+use crate::config::Limits;
+
+/// Refuses what is malformed, ambiguous or too large; otherwise tells what the headers hold.
+pub(super) fn inspect(
+    request: &Request<Incoming>,
+    has_fragment: bool,
+    limits: &Limits,
+    is_key: impl FnMut(&str) -> bool,
+) -> Result<Survey, Refusal> {
+    let survey = headers::survey(request.headers());
+    method(request.method())?;
+    target(request, has_fragment, limits)?;
+    host(request)?;
+    if survey.transfer_encoding {
+        coding(request.headers())?;
+    }
+    if survey.connection && headers::nominates_protected(request.headers(), is_key) {
+        return Err(bad("Connection names a header that must reach the backend."));
+    }
+    if survey.expect {
+        expect(request.headers())?;
+    }
+    length(request.body(), limits)?;
+    Ok(survey)
+}
+
+const fn bad(detail: &'static str) -> Refusal {
+    Refusal::of_request(StatusCode::BAD_REQUEST, detail)
+}
+
+fn method(method: &Method) -> Result<(), Refusal> {
+    match *method {
+        Method::CONNECT | Method::TRACE => {
+            Err(Refusal::of_request(StatusCode::METHOD_NOT_ALLOWED, "This method is not passed on."))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn target(request: &Request<Incoming>, has_fragment: bool, limits: &Limits) -> Result<(), Refusal> {
+    if has_fragment {
+        return Err(bad("The request target has a fragment."));
+    }
+    let uri = request.uri();
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    if authority + uri.path_and_query().map_or(0, |target| target.as_str().len()) > limits.max_target {
+        return Err(Refusal::of_request(StatusCode::URI_TOO_LONG, "The request target is too long."));
+    }
+    if uri.scheme_str().is_some_and(|scheme| !matches!(scheme, "http" | "https")) {
+        return Err(bad("The scheme of the request target is not http."));
+    }
+    Ok(())
+}
+
+/// RFC 9112 §3.2: exactly one valid Host, but for HTTP/1.0, which may have none.
+fn host(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let host = headers::single_host(request.headers()).map_err(bad)?;
+    if let Some(authority) = request.uri().authority()
+        && !headers::is_valid_host(authority.as_str().as_bytes())
+    {
+        return Err(bad("The authority of the request target is not a host."));
+    }
+    match host {
+        Some(host) if !headers::is_valid_host(host.as_bytes()) => Err(bad("Host is not a host.")),
+        None if request.version() != Version::HTTP_10 => Err(bad("The request has no Host.")),
+        _ => Ok(()),
+    }
+}
+
+fn coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    match headers::coding(headers) {
+        None | Some(Coding::Chunked) => Ok(()),
+        Some(Coding::Repeated) => Err(bad("Transfer-Encoding repeats chunked.")),
+        Some(Coding::Other) => {
+            Err(Refusal::of_request(StatusCode::NOT_IMPLEMENTED, "Only chunked transfer coding is supported."))
+        }
+    }
+}
+
+fn expect(headers: &HeaderMap) -> Result<(), Refusal> {
+    let is_continue = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    if headers.get_all(EXPECT).iter().all(is_continue) {
+        return Ok(());
+    }
+    Err(Refusal::of_request(StatusCode::EXPECTATION_FAILED, "Only 100-continue can be expected."))
+}
+
+fn length(body: &Incoming, limits: &Limits) -> Result<(), Refusal> {
+    match (body.size_hint().exact(), limits.max_body) {
+        (Some(length), Some(max)) if length > max => {
+            Err(Refusal::of_request(StatusCode::PAYLOAD_TOO_LARGE, "The request body is too large."))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,355 @@
+//! What a client's connection is waiting for, and until when.
+//!
+//! A connection waits for one thing at a time, so one timer serves all timeouts. It is armed lazily: moving a deadline
+//! later, as every request does, writes a cell; the timer finds out when it fires. A busy connection touches the runtime's
+//! timer wheel about once a second.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::config::ClientTimeouts;
+
+/// How long a kept-alive connection keeps its buffers after a response.
+const DOZE_AFTER: Duration = Duration::from_secs(1);
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The next request's first byte.
+    Request,
+    /// The rest of a request head.
+    Head,
+    /// The next piece of a request body.
+    Upload,
+    /// A backend's response head.
+    Response,
+    /// The next piece of a backend's response body.
+    Stream,
+    /// The client to read.
+    Reader,
+}
+
+/// Where in a request the connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Between requests.
+    Idle,
+    /// A request head has begun.
+    Head,
+    /// A request is being answered.
+    Busy,
+    /// The answer is complete but not yet written.
+    Flushing,
+}
+
+/// The state of one client connection that its parts share.
+#[derive(Debug)]
+pub(super) struct Watch {
+    pub(super) timeouts: ClientTimeouts,
+    stage: Cell<Stage>,
+    wait: Cell<Option<(Wait, Instant)>>,
+    expired: Cell<Option<Wait>>,
+    idle_since: Cell<Instant>,
+    request_line: Cell<RequestLine>,
+    client_left: Cell<bool>,
+    draining: Cell<bool>,
+    timer: RefCell<Option<Timer>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Debug)]
+struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    armed_for: Instant,
+}
+
+/// What has been seen of a request line. `http::Uri` drops a fragment before anyone can refuse it (RFC 9112 §3.2 allows
+/// none), so it is looked for in the bytes. Of pipelined requests only the first of a burst is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RequestLine {
+    Unread,
+    Begun,
+    HasFragment,
+    Read,
+}
+
+impl Watch {
+    pub(super) fn new(timeouts: ClientTimeouts, now: Instant) -> Self {
+        Self {
+            timeouts,
+            stage: Cell::new(Stage::Idle),
+            wait: Cell::new(None),
+            expired: Cell::new(None),
+            idle_since: Cell::new(now),
+            request_line: Cell::new(RequestLine::Unread),
+            client_left: Cell::new(false),
+            draining: Cell::new(false),
+            timer: RefCell::new(None),
+            waker: RefCell::new(None),
+        }
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.stage.get()
+    }
+
+    // -- what happens on the connection, in the order in which it does
+
+    /// Bytes came from the client.
+    pub(super) fn received(&self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            self.client_left.set(true);
+            return;
+        }
+        if self.stage.get() == Stage::Idle {
+            self.stage.set(Stage::Head);
+            self.wait.set(None);
+            self.request_line.set(RequestLine::Unread);
+        }
+        if self.stage.get() == Stage::Head {
+            self.read_request_line(bytes);
+        }
+    }
+
+    fn read_request_line(&self, bytes: &[u8]) {
+        let line = match self.request_line.get() {
+            RequestLine::Unread => bytes.trim_ascii_start(),
+            RequestLine::Begun => bytes,
+            RequestLine::HasFragment | RequestLine::Read => return,
+        };
+        let end = memchr::memchr(b'\n', line);
+        let has_fragment = memchr::memchr(b'#', &line[..end.unwrap_or(line.len())]).is_some();
+        self.request_line.set(match (has_fragment, end) {
+            (true, _) => RequestLine::HasFragment,
+            (false, Some(_)) => RequestLine::Read,
+            (false, None) if line.is_empty() => RequestLine::Unread,
+            (false, None) => RequestLine::Begun,
+        });
+    }
+
+    /// A request head is complete. Tells whether its target had a fragment.
+    pub(super) fn request_begins(&self) -> bool {
+        self.stage.set(Stage::Busy);
+        self.wait.set(None);
+        self.request_line.replace(RequestLine::Read) == RequestLine::HasFragment
+    }
+
+    /// The last byte of the answer has been handed to hyper.
+    pub(super) fn response_ends(&self, now: Instant) {
+        self.stage.set(Stage::Flushing);
+        self.wait.set(None);
+        self.expired.set(None);
+        self.idle_since.set(now);
+    }
+
+    /// All that was written has been taken by the socket.
+    pub(super) fn flushed(&self) {
+        if self.stage.get() == Stage::Flushing {
+            self.stage.set(Stage::Idle);
+            self.wait_until(Wait::Request, self.idle_since.get() + DOZE_AFTER);
+        }
+    }
+
+    /// The client took bytes, or could not.
+    pub(super) fn wrote(&self, taken: bool) {
+        match (taken, self.waits_for(Wait::Reader)) {
+            (true, true) => self.wait.set(None),
+            (false, false) => self.wait_until(Wait::Reader, Instant::now() + self.timeouts.write_stall),
+            _ => {}
+        }
+    }
+
+    /// Whether the client has closed its side.
+    pub(super) fn client_left(&self) -> bool {
+        self.client_left.get()
+    }
+
+    // -- waiting
+
+    /// Waits for `wait` until `deadline`, and for nothing else any more.
+    pub(super) fn wait_until(&self, wait: Wait, deadline: Instant) {
+        self.wait.set(Some((wait, deadline)));
+    }
+
+    /// Stops waiting for `wait`, if that is what is waited for.
+    pub(super) fn stop_waiting_for(&self, wait: Wait) {
+        if self.waits_for(wait) {
+            self.wait.set(None);
+        }
+    }
+
+    /// Waits for nothing any more.
+    pub(super) fn stop_waiting(&self) {
+        self.wait.set(None);
+    }
+
+    pub(super) fn waits_for(&self, wait: Wait) -> bool {
+        self.wait.get().is_some_and(|(current, _)| current == wait)
+    }
+
+    pub(super) fn waits(&self) -> bool {
+        self.wait.get().is_some()
+    }
+
+    /// To be called when the connection has done all it can for now: from here on an unfinished head is on the clock.
+    pub(super) fn settle(&self) {
+        if self.stage.get() == Stage::Head && !self.waits() {
+            self.wait_until(Wait::Head, Instant::now() + self.timeouts.header);
+        }
+    }
+
+    /// Marks what has been waited for in vain, for the request that waits to find.
+    pub(super) fn expire(&self, wait: Wait) {
+        self.wait.set(None);
+        self.expired.set(Some(wait));
+    }
+
+    /// Whether `wait` was in vain.
+    pub(super) fn has_expired(&self, wait: Wait) -> bool {
+        self.expired.get() == Some(wait)
+    }
+
+    /// When a connection that waits for its next request is closed.
+    pub(super) fn idle_deadline(&self) -> Instant {
+        self.idle_since.get() + self.timeouts.keep_alive
+    }
+
+    /// Ready with what was waited for in vain, once its deadline has passed.
+    pub(super) fn poll_deadline(&self, cx: &mut Context<'_>) -> Poll<Wait> {
+        let Some((wait, deadline)) = self.wait.get() else { return Poll::Pending };
+        let mut slot = self.timer.borrow_mut();
+        let timer = slot.get_or_insert_with(|| Timer::new(deadline));
+        match timer.poll(cx, deadline) {
+            Poll::Ready(()) => Poll::Ready(wait),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    // -- drain
+
+    /// Remembers whom to wake when the process drains.
+    pub(super) fn belongs_to(&self, waker: &Waker) {
+        self.waker.replace(Some(waker.clone()));
+    }
+
+    /// No further request on this connection.
+    pub(super) fn drain(&self) {
+        self.draining.set(true);
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+}
+
+impl Timer {
+    fn new(deadline: Instant) -> Self {
+        // Armed for a moment that has passed, so that the first poll registers the task.
+        Self { sleep: Box::pin(sleep_until(deadline)), armed_for: deadline + Duration::from_nanos(1) }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        if self.armed_for <= deadline && !self.sleep.is_elapsed() {
+            return Poll::Pending; // it will fire early enough, and wake this task
+        }
+        if self.sleep.is_elapsed() && deadline <= Instant::now() {
+            return Poll::Ready(());
+        }
+        self.armed_for = deadline;
+        self.sleep.as_mut().reset(deadline);
+        self.sleep.as_mut().poll(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn watch() -> Watch {
+        let timeouts = ClientTimeouts {
+            header: Duration::from_secs(10),
+            body_idle: Duration::from_secs(30),
+            keep_alive: Duration::from_secs(60),
+            write_stall: Duration::from_secs(30),
+        };
+        Watch::new(timeouts, Instant::now())
+    }
+
+    async fn expiry(watch: &Watch) -> Wait {
+        std::future::poll_fn(|cx| watch.poll_deadline(cx)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_has_ten_seconds_from_its_first_byte() {
+        let watch = watch();
+        watch.received(b"GET / HT");
+        watch.settle();
+        let begun = Instant::now();
+        assert_eq!(expiry(&watch).await, Wait::Head);
+        assert_eq!(begun.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_that_trickle_in_do_not_move_the_head_deadline() {
+        let watch = watch();
+        let begun = Instant::now();
+        watch.received(b"GET / HT");
+        watch.settle();
+        tokio::time::advance(Duration::from_secs(9)).await;
+        watch.received(b"T");
+        watch.settle();
+        assert_eq!(expiry(&watch).await, Wait::Head);
+        assert_eq!(begun.elapsed().as_secs(), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_that_moves_later_or_earlier_is_the_one_that_counts() {
+        for (first, second) in [(5, 20), (20, 5)] {
+            let watch = watch();
+            let begun = Instant::now();
+            watch.wait_until(Wait::Response, begun + Duration::from_secs(first));
+            std::future::poll_fn(|cx| {
+                assert!(watch.poll_deadline(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            watch.wait_until(Wait::Stream, begun + Duration::from_secs(second));
+            assert_eq!(expiry(&watch).await, Wait::Stream);
+            assert_eq!(begun.elapsed().as_secs(), second);
+        }
+    }
+
+    #[test]
+    fn a_fragment_is_found_only_in_the_request_line() {
+        for (pieces, found) in [
+            (&["GET /a#b HTTP/1.1\r\n\r\n"][..], true),
+            (&["\r\n", "GET /a", "#b HTTP/1.1\r\n"], true),
+            (&["GET /a HTTP/1.1\r\nreferer: /x#y\r\n\r\n"], false),
+            (&["POST /a HTTP/1.1\r\n", "host: x\r\n\r\nGET /a#b HTTP/1.1\r\n"], false),
+        ] {
+            let watch = watch();
+            pieces.iter().for_each(|piece| watch.received(piece.as_bytes()));
+            assert_eq!(watch.request_begins(), found, "{pieces:?}");
+        }
+    }
+
+    #[test]
+    fn the_connection_is_idle_only_after_the_answer_is_flushed() {
+        let watch = watch();
+        watch.received(b"GET / HTTP/1.1\r\n\r\n");
+        watch.request_begins();
+        watch.flushed();
+        assert_eq!(watch.stage(), Stage::Busy, "a flush in the middle of an answer is no end");
+        watch.response_ends(Instant::now());
+        assert_eq!(watch.stage(), Stage::Flushing);
+        watch.flushed();
+        assert_eq!(watch.stage(), Stage::Idle);
+    }
+}

@@ -1,0 +1,270 @@
+//! A worker: one thread, one runtime, its own connections, pools and counters.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache;
+use tokio::net::TcpStream;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::access_log::AccessLog;
+use super::body::RequestBody;
+use super::connection;
+use super::watch::Watch;
+use crate::metrics::{ConnectionMeters, Registry};
+use crate::snapshot::{Endpoint, Snapshot};
+use crate::upstream;
+
+/// The upstream pools of a worker carry the proxy's request bodies.
+pub(super) type Pool = upstream::Pool<RequestBody>;
+
+/// How often unused upstream connections are looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// What every worker needs from the rest of the process.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// What is in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Where workers count.
+    pub registry: Arc<Registry>,
+    /// Where access log lines go, if anywhere.
+    pub access_log: Option<AccessLog>,
+    /// How the process is ending.
+    pub ending: watch::Receiver<Ending>,
+}
+
+/// How far the process is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub enum Ending {
+    /// Not at all.
+    Running,
+    /// Connections close after the request that is running on them.
+    Draining,
+    /// What still runs is cut off.
+    Now,
+}
+
+/// A client's connection on its way to a worker.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The accepted socket.
+    pub stream: std::net::TcpStream,
+    /// The client's address.
+    pub peer: SocketAddr,
+}
+
+/// The outside of a worker: hand it connections, then wait for it.
+#[derive(Debug)]
+pub struct Handle {
+    /// Takes connections over; the worker drains once the process does.
+    pub arrivals: mpsc::UnboundedSender<Arrival>,
+    /// Ends when the last connection has ended, or when the process says so.
+    pub thread: JoinHandle<()>,
+}
+
+/// Starts worker `index` (counted from 0) on a thread of its own.
+///
+/// # Errors
+/// When the thread or its runtime cannot be made.
+pub fn start(index: usize, shared: Shared) -> io::Result<Handle> {
+    let (arrivals, incoming) = mpsc::unbounded_channel();
+    let (made, is_made) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
+        let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(made.send(Err(error))),
+        };
+        let _nobody_waits_longer_than_this = made.send(Ok(()));
+        runtime.block_on(run(index, shared, incoming));
+    })?;
+    is_made.recv().map_err(|_| io::Error::other("the worker's thread ended at once"))??;
+    Ok(Handle { arrivals, thread })
+}
+
+async fn run(index: usize, shared: Shared, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+    let mut ending = shared.ending.clone();
+    let worker = Rc::new(Worker::new(index, shared));
+    let mut sweep = interval(SWEEP_EVERY);
+    sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            Ok(()) = ending.changed() => {
+                let now = *ending.borrow_and_update();
+                if now >= Ending::Draining {
+                    break;
+                }
+            }
+            Some(arrival) = arrivals.recv() => worker.take_over(arrival),
+            _ = sweep.tick() => worker.sweep().await,
+        }
+    }
+    arrivals.close();
+    while let Ok(arrival) = arrivals.try_recv() {
+        worker.take_over(arrival);
+    }
+    worker.drain();
+    tokio::select! {
+        () = worker.emptied() => {}
+        _ = ending.wait_for(|ending| *ending == Ending::Now) => {}
+    }
+}
+
+/// The inside of a worker.
+#[derive(Debug)]
+pub(super) struct Worker {
+    index: usize,
+    shared: Shared,
+    latest: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    view: RefCell<Rc<View>>,
+    connections: RefCell<HashMap<u64, Rc<Watch>>>,
+    next_connection: Cell<u64>,
+    emptied: tokio::sync::Notify,
+}
+
+/// A snapshot with this worker's pools beside it. Requests hold it by a count that no other worker touches.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) snapshot: Arc<Snapshot>,
+    /// For each backend of the snapshot, a pool for each endpoint.
+    backends: Vec<Endpoints>,
+}
+
+#[derive(Debug)]
+struct Endpoints {
+    pools: Vec<Rc<Pool>>,
+    turn: Cell<usize>,
+}
+
+impl View {
+    /// A view of `snapshot` that goes on with the pools of `before`, where the endpoints are the same.
+    fn new(snapshot: Arc<Snapshot>, before: Option<&Self>) -> Self {
+        let mut known: Vec<Rc<Pool>> =
+            before.into_iter().flat_map(|view| &view.backends).flat_map(|backend| &backend.pools).cloned().collect();
+        let mut pool_for = |endpoint: &Endpoint| {
+            known.iter().find(|pool| pool.endpoint() == endpoint).cloned().unwrap_or_else(|| {
+                let pool = Rc::new(Pool::new(endpoint.clone()));
+                known.push(Rc::clone(&pool));
+                pool
+            })
+        };
+        let backends = snapshot
+            .backends
+            .iter()
+            .map(|backend| Endpoints {
+                pools: backend.endpoints.iter().map(&mut pool_for).collect(),
+                turn: Cell::default(),
+            })
+            .collect();
+        Self { snapshot, backends }
+    }
+
+    /// The pools of `backend`, the one whose turn it is first.
+    pub(super) fn pools(&self, backend: usize) -> impl Iterator<Item = &Rc<Pool>> {
+        let Endpoints { pools, turn } = &self.backends[backend];
+        let first = turn.get() % pools.len();
+        turn.set(first + 1);
+        pools[first..].iter().chain(&pools[..first])
+    }
+}
+
+impl Worker {
+    fn new(index: usize, shared: Shared) -> Self {
+        let latest = Cache::new(Arc::clone(&shared.snapshot));
+        let view = View::new(shared.snapshot.load_full(), None);
+        Self {
+            index,
+            shared,
+            latest: RefCell::new(latest),
+            view: RefCell::new(Rc::new(view)),
+            connections: RefCell::default(),
+            next_connection: Cell::default(),
+            emptied: tokio::sync::Notify::new(),
+        }
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(super) fn access_log(&self) -> Option<&AccessLog> {
+        self.shared.access_log.as_ref()
+    }
+
+    /// What is in force now.
+    pub(super) fn view(&self) -> Rc<View> {
+        let mut latest = self.latest.borrow_mut();
+        let snapshot = latest.load();
+        let current = self.view.borrow();
+        if Arc::ptr_eq(snapshot, &current.snapshot) {
+            return Rc::clone(&current);
+        }
+        let next = Rc::new(View::new(Arc::clone(snapshot), Some(&current)));
+        drop(current);
+        self.view.replace(Rc::clone(&next));
+        next
+    }
+
+    fn meters(&self) -> &ConnectionMeters {
+        &self.shared.registry.connections[self.index]
+    }
+
+    fn take_over(self: &Rc<Self>, arrival: Arrival) {
+        let Ok(stream) = TcpStream::from_std(arrival.stream) else { return self.meters().closed.increment() };
+        let watch = Rc::new(Watch::new(self.view().snapshot.timeouts.clone(), Instant::now()));
+        let id = self.next_connection.replace(self.next_connection.get() + 1);
+        self.connections.borrow_mut().insert(id, Rc::clone(&watch));
+        let place = Place { worker: Rc::clone(self), id };
+        spawn_local(connection::serve(stream, arrival.peer, watch, place));
+    }
+
+    async fn sweep(&self) {
+        let view = self.view();
+        let now = Instant::now();
+        std::future::poll_fn(|cx| {
+            view.backends.iter().flat_map(|backend| &backend.pools).for_each(|pool| pool.sweep(cx, now));
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    fn drain(&self) {
+        self.connections.borrow().values().for_each(|watch| watch.drain());
+    }
+
+    fn emptied(&self) -> impl Future<Output = ()> + '_ {
+        async {
+            while !self.connections.borrow().is_empty() {
+                self.emptied.notified().await;
+            }
+        }
+    }
+}
+
+/// A connection's place at its worker, given up when it ends.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) worker: Rc<Worker>,
+    id: u64,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.worker.connections.borrow_mut().remove(&self.id);
+        self.worker.meters().closed.increment();
+        self.worker.emptied.notify_one();
+    }
+}

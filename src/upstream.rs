@@ -1,0 +1,12 @@
+//! Connections to backends: made, used by one request at a time, kept while they are good.
+//!
+//! All of it belongs to one worker. A connection has no task of its own: whoever uses it drives it, so that a request
+//! costs no wake-up between tasks and a connection ends with the request that dropped it.
+
+mod connect;
+mod connection;
+mod pool;
+
+pub use connect::{ConnectError, connect};
+pub use connection::{Connection, Sent};
+pub use pool::Pool;
