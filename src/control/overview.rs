@@ -1,0 +1,97 @@
+//! What the admin side may read: what is in force, what happened, and how the last reload went.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use crate::metrics::Registry;
+use crate::metrics::window::{Recent, Window};
+use crate::policy::decision::Side;
+use crate::proxy::worker::Ending;
+use crate::snapshot::Snapshot;
+
+/// A view over the whole process, for those who only look.
+#[derive(Debug)]
+pub struct Overview {
+    /// What is in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What happened.
+    pub registry: Arc<Registry>,
+    /// How the last attempt to read the config went.
+    pub reload: ArcSwap<Reload>,
+    /// How far the process is on its way out.
+    pub ending: watch::Receiver<Ending>,
+    /// Whether `/readyz` says no because the process is about to drain.
+    pub leaving: watch::Receiver<bool>,
+    /// When the process started.
+    pub started_at: SystemTime,
+    /// The config file.
+    pub config_path: PathBuf,
+    /// Where the `ROLLBACK` file is looked for.
+    pub state_dir: Option<PathBuf>,
+    /// The last minute.
+    window: Mutex<Window>,
+}
+
+/// How the last attempt to read the config went.
+#[derive(Clone, Debug)]
+pub struct Reload {
+    /// Attempts since the start, the first included.
+    pub attempts: u64,
+    /// Whether what is in force is what the file says.
+    pub successful: bool,
+    /// When a config was last taken.
+    pub succeeded_at: SystemTime,
+    /// Why the file was not taken, in the words of `tidegate check`.
+    pub error: Option<String>,
+    /// Keys whose change waits for a restart.
+    pub needs_restart: Vec<&'static str>,
+}
+
+impl Overview {
+    /// A view over `snapshot` and `registry`, just after the first config was taken.
+    #[must_use]
+    pub fn new(
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        registry: Arc<Registry>,
+        ending: watch::Receiver<Ending>,
+        leaving: watch::Receiver<bool>,
+        config_path: PathBuf,
+        state_dir: Option<PathBuf>,
+    ) -> Self {
+        let now = SystemTime::now();
+        let reload =
+            Reload { attempts: 1, successful: true, succeeded_at: now, error: None, needs_restart: Vec::new() };
+        Self {
+            snapshot,
+            registry,
+            reload: ArcSwap::from_pointee(reload),
+            ending,
+            leaving,
+            started_at: now,
+            config_path,
+            state_dir,
+            window: Mutex::default(),
+        }
+    }
+
+    /// Whether new clients should come: the process is neither draining nor about to.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !*self.leaving.borrow() && *self.ending.borrow() == Ending::Running
+    }
+
+    /// What happened on `side` of the rollout `name` in the last minute.
+    #[must_use]
+    pub fn recent(&self, name: &str, side: Side) -> Recent {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).recent(&self.registry, name, side)
+    }
+
+    /// Takes a reading of the counters; to be called every [`crate::metrics::window::INTERVAL`].
+    pub fn take_reading(&self) {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).take(&self.registry);
+    }
+}
