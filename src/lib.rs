@@ -1,2 +1,3 @@
 #![doc = "tidegate"]
+pub mod config;
 pub mod policy;
