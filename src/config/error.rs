@@ -78,6 +78,7 @@ impl Complaint {
     /// A fault of the file as a whole.
     pub(super) fn unlocated(self) -> Fault {
         let Self { message, found, allowed, help } = self;
+        let (message, found, allowed, help) = (brief(message), found.map(brief), allowed.map(brief), help.map(brief));
         Fault { line: None, column: None, path: String::new(), message, found, allowed, help, source: None }
     }
 
@@ -89,8 +90,18 @@ impl Complaint {
 
 impl Fault {
     pub(super) fn with_path(self, path: String, found: Option<String>) -> Self {
-        Self { path, found: self.found.or(found), ..self }
+        Self { path: brief(path), found: self.found.or(found), ..self }
     }
+}
+
+/// Names in a file may be as long as the file.
+fn brief(mut text: String) -> String {
+    const LONGEST: usize = 500;
+    if let Some((end, _)) = text.char_indices().nth(LONGEST) {
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
 }
 
 fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

@@ -55,9 +55,10 @@ pub(super) struct Raw {
 /// An address on which clients connect.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["address"]))]
 pub(super) struct Listener {
     /// An IP address and a port, such as `0.0.0.0:8080`.
-    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<String>,
 }
 
@@ -148,9 +149,10 @@ impl Default for Limits {
 /// The addresses that serve one version.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["endpoints"]))]
 pub(super) struct Backend {
     /// At least one URL of the form `http://HOST[:PORT]`; the port is 80 unless given.
-    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) endpoints: Option<Vec<String>>,
     /// How long the backend may take.
     pub(super) timeouts: BackendTimeouts,
@@ -184,18 +186,19 @@ impl Default for BackendTimeouts {
 /// A pair of backends and how requests are split between them.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["old", "new", "key"]))]
 pub(super) struct Rollout {
     /// The version that is known to work: a backend's name or a URL.
-    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) old: Option<String>,
     /// The version that is being rolled out: a backend's name or a URL.
-    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) new: Option<String>,
     /// The share of keys that NEW serves.
     pub(super) percent: Percent,
     /// What makes a request sticky: `header:NAME`, `cookie:NAME`, `query:NAME`, `path:N` (the Nth segment), `jwt:CLAIM` or
     /// `client_ip`. Of several, the first that is present counts.
-    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<OneOrMany>,
     /// How a key becomes a bucket.
     pub(super) hash: Hash,
@@ -244,6 +247,7 @@ pub(super) enum OnMissing {
 /// Keys that always go to one side, whatever the percent.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["side"]))]
 pub(super) struct Rule {
     /// The keys.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -252,7 +256,7 @@ pub(super) struct Rule {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) keys_file: Option<String>,
     /// Where they go.
-    #[schemars(required)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) side: Option<Side>,
 }
 

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Error, Location, Options, Spanned};
 
@@ -14,7 +15,7 @@ use super::error::Complaint;
 
 pub(super) fn read(text: &str) -> Result<Node, SyntaxError> {
     match serde_saphyr::from_str_with_options::<Spanned<Written>>(text, options()) {
-        Ok(root) => Ok(node(root)),
+        Ok(root) => Ok(Reader { text }.node(root)),
         Err(error) => Err(explain(error.without_snippet())),
     }
 }
@@ -42,16 +43,14 @@ fn explain(error: &Error) -> SyntaxError {
     let at = error.location().map_or(Position::START, position);
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => SyntaxError::duplicate(at, key),
-        Error::Budget { breach: BudgetBreach::Depth { .. } | BudgetBreach::FlowDepth { .. }, .. } => SyntaxError::too_deep(at),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => SyntaxError::too_deep(at),
         Error::MultipleDocuments { .. } | Error::Budget { breach: BudgetBreach::Documents { .. }, .. } => {
             SyntaxError::at(at, Complaint::new("a second YAML document begins here").help("a config is one document"))
         }
         Error::Budget { .. } | Error::AliasReplayLimitExceeded { .. } => {
             SyntaxError::at(at, Complaint::new("this unfolds to more than a config needs").help("use fewer aliases"))
         }
-        Error::NullIntoString { .. } => {
-            SyntaxError::at(at, Complaint::new("a key is a text").help("put it in quotes"))
-        }
+        Error::NullIntoString { .. } => SyntaxError::at(at, Complaint::new("a key is a text").help("put it in quotes")),
         _ if error.to_string().contains("recursion limit exceeded") => SyntaxError::too_deep(at),
         _ => SyntaxError::at(at, Complaint::new(format!("this is not YAML: {}", reason(&error.to_string())))),
     }
@@ -74,17 +73,38 @@ enum Written {
     Map(Vec<(Spanned<String>, Spanned<Self>)>),
 }
 
-fn node(written: Spanned<Written>) -> Node {
-    let value = match written.value {
-        Written::Scalar(value) => value,
-        Written::List(items) => Value::List(items.into_iter().map(node).collect()),
-        Written::Map(entries) => Value::Map(entries.into_iter().map(entry).collect()),
-    };
-    Node::new(position(written.referenced), value)
+struct Reader<'a> {
+    text: &'a str,
 }
 
-fn entry((key, value): (Spanned<String>, Spanned<Written>)) -> Entry {
-    Entry { at: position(key.referenced), key: key.value, node: node(value) }
+impl Reader<'_> {
+    fn node(&self, written: Spanned<Written>) -> Node {
+        let value = match written.value {
+            Written::Scalar(Value::Integer(number)) => self.integer(number, written.defined),
+            Written::Scalar(value) => value,
+            Written::List(items) => Value::List(items.into_iter().map(|item| self.node(item)).collect()),
+            Written::Map(entries) => Value::Map(entries.into_iter().map(|entry| self.entry(entry)).collect()),
+        };
+        Node::new(position(written.referenced), value)
+    }
+
+    fn entry(&self, (key, value): (Spanned<String>, Spanned<Written>)) -> Entry {
+        Entry { at: position(key.referenced), key: key.value, node: self.node(value) }
+    }
+
+    /// A number only if it stands there as its decimal digits: `0x1F` and `1_000` are words, because as an id they are
+    /// not 31 and 1000.
+    fn integer(&self, number: i128, defined: Location) -> Value {
+        let span = defined.span();
+        let written = span.byte_offset().zip(span.byte_len()).and_then(|(start, length)| {
+            let start = usize::try_from(start).ok()?;
+            self.text.get(start..start + usize::try_from(length).ok()?)
+        });
+        match written {
+            Some(written) if written != number.to_string() => Value::String(written.to_owned()),
+            _ => Value::Integer(number),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Written {

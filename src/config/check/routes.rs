@@ -11,6 +11,9 @@ use crate::config::{Destination, Route, raw};
 use crate::policy::path::normalise;
 use crate::policy::route::{Host, Match};
 
+/// Each route is held against all before it, so their number is bounded.
+const MOST_ROUTES: usize = 4096;
+
 impl Checker<'_> {
     pub(super) fn routes(
         &mut self,
@@ -22,6 +25,10 @@ impl Checker<'_> {
         let place = Place::default().key("routes");
         if written.is_empty() {
             self.faults.add(place.clone(), Complaint::new("no request would be answered: the list of routes is empty"));
+        }
+        if written.len() > MOST_ROUTES {
+            self.faults.add(place, Complaint::new(format!("these are more than {MOST_ROUTES} routes")));
+            return Vec::new();
         }
         let rollouts = rollouts.iter().map(|rollout| rollout.name.to_owned()).collect();
         let places = written.iter().enumerate().map(|(at, route)| (place.item(at), route));

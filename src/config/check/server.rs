@@ -88,6 +88,10 @@ impl Checker<'_> {
         let max_header_fields = self.faults.take(&place.key("max_header_fields"), header_fields);
         let target = value::memory(&raw.max_target, 256..=MIB);
         let max_target = self.faults.take(&place.key("max_target"), target);
+        if max_target > max_header_size {
+            let complaint = Complaint::new("a target cannot be larger than `max_header_size`, which it is a part of");
+            self.faults.add(place.key("max_target"), complaint);
+        }
         let max_body = self.faults.take(&place.key("max_body"), max_body(raw.max_body.as_ref()));
         Some(Limits {
             max_connections: max_connections?,
