@@ -14,3 +14,7 @@ pub mod upstream;
 
 pub mod control;
 pub mod proxy;
+
+pub mod admin;
+
+pub mod app;
