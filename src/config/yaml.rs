@@ -10,7 +10,7 @@ use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Error, Location, Options, Spanned};
 
-use super::document::{Entry, MAX_DEPTH, Node, Position, SyntaxError, Value};
+use super::document::{Entry, MAX_DEPTH, Node, SyntaxError, Value};
 use super::error::Complaint;
 
 pub(super) fn read(text: &str) -> Result<Node, SyntaxError> {
@@ -40,7 +40,7 @@ fn options() -> Options {
 }
 
 fn explain(error: &Error) -> SyntaxError {
-    let at = error.location().map_or(Position::START, position);
+    let at = error.location().map_or(0, offset);
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => SyntaxError::duplicate(at, key),
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => SyntaxError::too_deep(at),
@@ -61,9 +61,9 @@ fn reason(message: &str) -> &str {
     message.split(" at line ").next().unwrap_or(message).trim_end_matches([':', ',', ' '])
 }
 
-fn position(location: Location) -> Position {
-    let number = |from_one: u64| usize::try_from(from_one).unwrap_or(usize::MAX).max(1);
-    Position { line: number(location.line()), column: number(location.column()) }
+/// A text that is read as a whole has byte offsets everywhere; without one the place is the beginning.
+fn offset(location: Location) -> usize {
+    location.span().byte_offset().and_then(|offset| usize::try_from(offset).ok()).unwrap_or_default()
 }
 
 /// A YAML value before its place is known.
@@ -85,21 +85,18 @@ impl Reader<'_> {
             Written::List(items) => Value::List(items.into_iter().map(|item| self.node(item)).collect()),
             Written::Map(entries) => Value::Map(entries.into_iter().map(|entry| self.entry(entry)).collect()),
         };
-        Node::new(position(written.referenced), value)
+        Node::new(offset(written.referenced), value)
     }
 
     fn entry(&self, (key, value): (Spanned<String>, Spanned<Written>)) -> Entry {
-        Entry { at: position(key.referenced), key: key.value, node: self.node(value) }
+        Entry { at: offset(key.referenced), key: key.value, node: self.node(value) }
     }
 
     /// A number only if it stands there as its decimal digits: `0x1F` and `1_000` are words, because as an id they are
     /// not 31 and 1000.
     fn integer(&self, number: i128, defined: Location) -> Value {
-        let span = defined.span();
-        let written = span.byte_offset().zip(span.byte_len()).and_then(|(start, length)| {
-            let start = usize::try_from(start).ok()?;
-            self.text.get(start..start + usize::try_from(length).ok()?)
-        });
+        let length = defined.span().byte_len().and_then(|length| usize::try_from(length).ok());
+        let written = length.and_then(|length| self.text.get(offset(defined)..)?.get(..length));
         match written {
             Some(written) if written != number.to_string() => Value::String(written.to_owned()),
             _ => Value::Integer(number),
