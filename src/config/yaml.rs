@@ -16,7 +16,7 @@ use super::error::Complaint;
 pub(super) fn read(text: &str) -> Result<Node, SyntaxError> {
     match serde_saphyr::from_str_with_options::<Spanned<Written>>(text, options()) {
         Ok(root) => Ok(Reader { text }.node(root)),
-        Err(error) => Err(explain(error.without_snippet())),
+        Err(error) => Err(explain(text, error.without_snippet())),
     }
 }
 
@@ -39,8 +39,8 @@ fn options() -> Options {
     }
 }
 
-fn explain(error: &Error) -> SyntaxError {
-    let at = error.location().map_or(0, offset);
+fn explain(text: &str, error: &Error) -> SyntaxError {
+    let at = error.location().map_or(0, |location| offset_of_line(text, location));
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => SyntaxError::duplicate(at, key),
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => SyntaxError::too_deep(at),
@@ -61,7 +61,14 @@ fn reason(message: &str) -> &str {
     message.split(" at line ").next().unwrap_or(message).trim_end_matches([':', ',', ' '])
 }
 
-/// A text that is read as a whole has byte offsets everywhere; without one the place is the beginning.
+/// Where an error stands: unlike nodes, errors have only their line and column.
+fn offset_of_line(text: &str, location: Location) -> usize {
+    let before = |from_one: u64| usize::try_from(from_one.saturating_sub(1)).unwrap_or(usize::MAX);
+    let start: usize = text.split_inclusive('\n').take(before(location.line())).map(str::len).sum();
+    start + text[start..].chars().take(before(location.column())).map(char::len_utf8).sum::<usize>()
+}
+
+/// Where a node stands. A text that is read as a whole has a byte offset for every node.
 fn offset(location: Location) -> usize {
     location.span().byte_offset().and_then(|offset| usize::try_from(offset).ok()).unwrap_or_default()
 }
@@ -80,7 +87,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn node(&self, written: Spanned<Written>) -> Node {
         let value = match written.value {
-            Written::Scalar(Value::Integer(number)) => self.integer(number, written.defined),
+            Written::Scalar(value @ (Value::Integer(_) | Value::Float(_))) => self.number(value, written.defined),
             Written::Scalar(value) => value,
             Written::List(items) => Value::List(items.into_iter().map(|item| self.node(item)).collect()),
             Written::Map(entries) => Value::Map(entries.into_iter().map(|entry| self.entry(entry)).collect()),
@@ -92,15 +99,16 @@ impl Reader<'_> {
         Entry { at: offset(key.referenced), key: key.value, node: self.node(value) }
     }
 
-    /// A number only if it stands there as its decimal digits: `0x1F` and `1_000` are words, because as an id they are
-    /// not 31 and 1000.
-    fn integer(&self, number: i128, defined: Location) -> Value {
+    /// A number only if it stands there as its decimal digits, or with a fraction or an exponent. `0x1F`, `1_000`, `007`
+    /// and what has more digits than a number holds are words, because as ids they are not 31, 1000, 7 and thereabouts.
+    fn number(&self, value: Value, defined: Location) -> Value {
         let length = defined.span().byte_len().and_then(|length| usize::try_from(length).ok());
-        let written = length.and_then(|length| self.text.get(offset(defined)..)?.get(..length));
-        match written {
-            Some(written) if written != number.to_string() => Value::String(written.to_owned()),
-            _ => Value::Integer(number),
-        }
+        let written = length.and_then(|length| self.text.get(offset(defined)..)?.get(..length)).unwrap_or_default();
+        let meant = match value {
+            Value::Integer(number) => number.to_string() == written,
+            _ => written.contains(['.', 'e', 'E']),
+        };
+        if meant { value } else { Value::String(written.to_owned()) }
     }
 }
 
