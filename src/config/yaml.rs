@@ -20,7 +20,7 @@ pub(super) fn read(text: &str) -> Result<Node, SyntaxError> {
     }
 }
 
-/// The caps keep an alias bomb (a few lines that stand for billions) from being unfolded.
+/// The caps keep an alias bomb (a few lines that stand for billions) from being unfolded, and refuse in good time.
 fn options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -29,10 +29,10 @@ fn options() -> Options {
             max_aliases: 1_000,
             max_anchors: 1_000,
             max_documents: 1,
-            max_nodes: 250_000,
-            max_events: 600_000,
+            max_nodes: 50_000,
+            max_events: 150_000,
         },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000 },
         strict_booleans: true,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
@@ -48,7 +48,8 @@ fn explain(text: &str, error: &Error) -> SyntaxError {
             SyntaxError::at(at, Complaint::new("a second YAML document begins here").help("a config is one document"))
         }
         Error::Budget { .. } | Error::AliasReplayLimitExceeded { .. } => {
-            SyntaxError::at(at, Complaint::new("this unfolds to more than a config needs").help("use fewer aliases"))
+            let complaint = Complaint::new("the file holds more values than a config needs");
+            SyntaxError::at(at, complaint.help("put long lists of keys into a `keys_file`; use fewer aliases"))
         }
         Error::NullIntoString { .. } => SyntaxError::at(at, Complaint::new("a key is a text").help("put it in quotes")),
         _ if error.to_string().contains("recursion limit exceeded") => SyntaxError::too_deep(at),
