@@ -3,16 +3,96 @@
 //! Nothing outside this module sees a config that has not been checked, and everything that can be wrong is found here,
 //! with its place in the file. Checking reads the secret and list files that the config names, and nothing else.
 
+mod check;
+mod de;
+mod document;
+mod error;
+mod fault;
+mod file;
+mod json;
+mod raw;
+mod toml;
+mod value;
+mod variables;
+mod yaml;
+
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use self::document::{Document, Format, Place};
+pub use self::error::{ConfigError, Fault};
+use self::fault::Faults;
+pub use self::variables::Environment;
 use crate::policy::bucket::{Hash, Percent};
 use crate::policy::decision::{OnMissing, Rule};
 use crate::policy::network::Network;
 use crate::policy::route::Match;
+
+/// The largest config that is read.
+const LARGEST: u64 = 1 << 20;
+
+/// Reads and checks the config at `path`. Relative paths in it start at its own folder.
+///
+/// # Errors
+///
+/// Everything that is wrong with it. Nothing of a config with an error is to be applied.
+pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, ConfigError> {
+    let text = file::read(path, LARGEST).map_err(|complaint| whole_file(path, vec![complaint.unlocated()]))?;
+    parse(&text, path, environment)
+}
+
+/// Checks `text` as if it stood in a file at `path`, which need not exist: its extension says how the text is written, and
+/// relative paths start at its folder.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn parse(text: &[u8], path: &Path, environment: Environment<'_>) -> Result<Config, ConfigError> {
+    let refused = |fault| whole_file(path, vec![fault]);
+    let format = Format::of(path).map_err(|complaint| refused(complaint.unlocated()))?;
+    if text.len() as u64 > LARGEST {
+        return Err(refused(file::too_large(LARGEST).unlocated()));
+    }
+    let mut document = Document::read(text, format).map_err(refused)?;
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text));
+    let mut faults = Faults::default();
+    check(&mut document, folder, hash, environment, &mut faults).ok_or_else(|| {
+        let (faults, omitted) = faults.into_parts();
+        let faults = faults.into_iter().map(|(place, complaint)| document.fault(&place, complaint)).collect();
+        ConfigError::new(&path.display().to_string(), faults, omitted)
+    })
+}
+
+/// Variables first, then every key and value by itself, then what they mean together: each step only where the one
+/// before it found nothing wrong, so that one mistake is not told twice.
+fn check(
+    document: &mut Document,
+    folder: &Path,
+    hash: String,
+    environment: Environment<'_>,
+    faults: &mut Faults,
+) -> Option<Config> {
+    variables::expand(document.root_mut(), &Place::default(), environment, faults);
+    let raw = de::read(document, faults)?;
+    check::check(&raw, folder, hash, faults)
+}
+
+fn whole_file(path: &Path, faults: Vec<Fault>) -> ConfigError {
+    ConfigError::new(&path.display().to_string(), faults, 0)
+}
+
+/// The JSON Schema of the written form, with every default.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(raw::Raw).to_value()
+}
 
 /// A checked configuration. Names in it refer to things that exist.
 #[derive(Clone, Debug)]

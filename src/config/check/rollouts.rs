@@ -1,0 +1,175 @@
+//! Rollouts: a pair of backends and the policy that splits requests between them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Checker;
+use super::server::two_forms;
+use crate::config::document::Place;
+use crate::config::error::Complaint;
+use crate::config::value;
+use crate::config::{Force, KeySource, Rollout, Secret, raw};
+use crate::policy::bucket::Hash;
+use crate::policy::decision::{OnMissing, Side};
+
+/// A rollout in its short or long form.
+pub(super) struct WrittenRollout<'a> {
+    pub(super) name: &'a str,
+    pub(super) place: Place,
+    pub(super) raw: &'a raw::Rollout,
+}
+
+impl Checker<'_> {
+    /// All rollouts; `rollout:` is one that is named `default`.
+    pub(super) fn written_rollouts<'r>(&mut self, raw: &'r raw::Raw) -> Vec<WrittenRollout<'r>> {
+        let (short, long) = (Place::default().key("rollout"), Place::default().key("rollouts"));
+        if raw.rollout.is_some() && raw.rollouts.is_some() {
+            self.faults.add(short.as_key(), two_forms("rollout", "rollouts"));
+        }
+        let mut written = Vec::new();
+        written.extend(raw.rollout.iter().map(|raw| WrittenRollout { name: "default", place: short.clone(), raw }));
+        for (name, raw) in raw.rollouts.iter().flatten() {
+            let place = long.key(name);
+            self.faults.take(&place.as_key(), value::name(name));
+            written.push(WrittenRollout { name, place, raw });
+        }
+        written
+    }
+
+    pub(super) fn rollouts(
+        &mut self,
+        written: &[WrittenRollout<'_>],
+        backends: &BTreeSet<String>,
+    ) -> BTreeMap<String, Rollout> {
+        let checked = |written: &WrittenRollout<'_>| Some((written.name.to_owned(), self.rollout(written, backends)?));
+        written.iter().filter_map(checked).collect()
+    }
+
+    fn rollout(&mut self, written: &WrittenRollout<'_>, backends: &BTreeSet<String>) -> Option<Rollout> {
+        let WrittenRollout { name, place, raw } = written;
+        let old = self.side(written, Side::Old, backends);
+        let new = self.side(written, Side::New, backends);
+        let percent = self.faults.take(&place.key("percent"), value::percent(&raw.percent));
+        let key = self.key(place, raw.key.as_ref());
+        let rules = self.rules(&place.key("rules"), &raw.rules);
+        let force = self.force(&place.key("force"), raw.force.as_ref());
+        Some(Rollout {
+            old: old?,
+            new: new?,
+            percent: percent?,
+            key: key?,
+            hash: raw.hash.into(),
+            salt: raw.salt.as_deref().unwrap_or(name).to_owned(),
+            on_missing: raw.on_missing.into(),
+            rollback: raw.rollback,
+            rules,
+            force: force?,
+            expose_side: raw.expose_side,
+        })
+    }
+
+    /// The name of the backend on `side`.
+    fn side(&mut self, written: &WrittenRollout<'_>, side: Side, backends: &BTreeSet<String>) -> Option<String> {
+        let name = written.backend_name(side);
+        let wanted = "a backend's name, or a URL such as http://127.0.0.1:9001";
+        let name = self.required(&written.place, side.as_str(), name.as_ref(), wanted)?;
+        let known = self.known(&written.place.key(side.as_str()), "backend", name, backends);
+        known.then(|| name.clone())
+    }
+
+    /// Whether `name` is one of `names`; complains if not.
+    pub(super) fn known(&mut self, place: &Place, what: &str, name: &str, names: &BTreeSet<String>) -> bool {
+        let known = names.contains(name);
+        if !known {
+            let list: Vec<&str> = names.iter().map(String::as_str).collect();
+            let complaint = Complaint::new(format!("there is no {what} of this name"));
+            let complaint = if list.is_empty() { complaint } else { complaint.allowed(some_of(&list)) };
+            self.faults.add(place.clone(), complaint.did_you_mean(name, list));
+        }
+        known
+    }
+
+    fn key(&mut self, rollout: &Place, written: Option<&raw::OneOrMany>) -> Option<Vec<KeySource>> {
+        let Some(written) = written else {
+            let complaint = Complaint::new("`key` is missing: nothing says what makes a request sticky");
+            self.faults.add(rollout.as_key(), complaint.help("add, for example, key: header:x-user-id"));
+            return None;
+        };
+        let place = rollout.key("key");
+        match written {
+            raw::OneOrMany::One(text) => self.faults.take(&place, value::key_source(text)).map(|source| vec![source]),
+            raw::OneOrMany::Many(list) if list.is_empty() => {
+                self.faults.add(place, Complaint::new("a rollout needs at least one source of keys"));
+                None
+            }
+            raw::OneOrMany::Many(list) => Some(self.faults.take_all(&place, list, |text| value::key_source(text))),
+        }
+    }
+
+    fn force(&mut self, place: &Place, written: Option<&raw::Force>) -> Option<Force> {
+        let Some(raw) = written else { return Some(Force::default()) };
+        if raw.header.is_none() && raw.cookie.is_none() {
+            let complaint = Complaint::new("nothing says where a force value stands");
+            self.faults.add(place.as_key(), complaint.help("add `header` or `cookie`"));
+        }
+        if raw.token_file.is_none() && raw.networks.is_empty() {
+            let complaint = Complaint::new("nobody would be allowed to force a side");
+            self.faults.add(place.as_key(), complaint.help("add `token_file` or `networks`"));
+        }
+        let header = raw.header.as_deref().map(value::header_name).transpose();
+        let header = self.faults.take(&place.key("header"), header);
+        let cookie = raw.cookie.as_deref().map(value::cookie_name).transpose();
+        let cookie = self.faults.take(&place.key("cookie"), cookie);
+        let networks = self.networks(&place.key("networks"), &raw.networks);
+        let token = raw.token_file.as_deref().and_then(|file| self.token(&place.key("token_file"), file));
+        Some(Force { header: header?, cookie: cookie?, token, networks })
+    }
+
+    fn token(&mut self, place: &Place, file: &str) -> Option<Secret> {
+        const LONGEST: u64 = 4 << 10;
+        let contents = self.file(place, file, LONGEST)?;
+        let secret = std::str::from_utf8(&contents).ok().map(Secret::new).filter(|secret| is_sendable(secret.expose()));
+        let wanted = "one line of visible ASCII characters, without spaces";
+        self.faults.take(place, secret.ok_or_else(|| Complaint::new("the file holds no token").allowed(wanted)))
+    }
+}
+
+/// Whether a tester can send it in a header and in a cookie.
+fn is_sendable(token: &str) -> bool {
+    !token.is_empty()
+        && token.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b';' | b',' | b'"' | b'\\'))
+}
+
+fn some_of(names: &[&str]) -> String {
+    const SHOWN: usize = 10;
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    names.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ") + more
+}
+
+impl From<raw::Hash> for Hash {
+    fn from(written: raw::Hash) -> Self {
+        match written {
+            raw::Hash::Modulo => Self::Modulo,
+            raw::Hash::Xxh3 => Self::Xxh3,
+        }
+    }
+}
+
+impl From<raw::OnMissing> for OnMissing {
+    fn from(written: raw::OnMissing) -> Self {
+        match written {
+            raw::OnMissing::Old => Self::Old,
+            raw::OnMissing::New => Self::New,
+            raw::OnMissing::Random => Self::Random,
+            raw::OnMissing::Cookie => Self::Cookie,
+        }
+    }
+}
+
+impl From<raw::Side> for Side {
+    fn from(written: raw::Side) -> Self {
+        match written {
+            raw::Side::Old => Self::Old,
+            raw::Side::New => Self::New,
+        }
+    }
+}
