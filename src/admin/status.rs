@@ -210,7 +210,7 @@ impl Phase {
     pub fn explanation(self) -> &'static str {
         match self {
             Self::Running => "Running.",
-            Self::Leaving => "About to drain: requests are still answered, but send new ones elsewhere.",
+            Self::Leaving => "About to drain: requests are answered, but send new ones elsewhere.",
             Self::Draining => "Draining: running requests end, new connections are not accepted.",
             Self::Ending => "Ending: what still runs is cut off.",
         }
