@@ -14,8 +14,7 @@ use crate::config::AdminAddress;
 pub struct Listener {
     pub(super) socket: Socket,
     address: String,
-    /// Removes the socket file at the end.
-    _file: Option<SocketFile>,
+    pub(super) file: Option<SocketFile>,
 }
 
 /// The two kinds of sockets.
@@ -49,7 +48,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
     let socket = TcpListener::bind(address).map_err(|error| told(&error, &address))?;
     socket.set_nonblocking(true)?;
     let address = format!("http://{}", socket.local_addr()?);
-    Ok(Listener { socket: Socket::Tcp(socket), address, _file: None })
+    Ok(Listener { socket: Socket::Tcp(socket), address, file: None })
 }
 
 fn bind_unix(path: &Path) -> io::Result<Listener> {
@@ -57,7 +56,7 @@ fn bind_unix(path: &Path) -> io::Result<Listener> {
     let socket = bind_private(path).map_err(|error| told(&error, &path.display()))?;
     socket.set_nonblocking(true)?;
     let file = SocketFile::at(path)?;
-    Ok(Listener { socket: Socket::Unix(socket), address: format!("unix:{}", path.display()), _file: Some(file) })
+    Ok(Listener { socket: Socket::Unix(socket), address: format!("unix:{}", path.display()), file: Some(file) })
 }
 
 /// An error that says which address it is about.
@@ -102,7 +101,7 @@ fn bind_and_move(from: &Path, to: &Path) -> io::Result<UnixListener> {
 
 /// A socket file, removed when this is dropped, unless another process has put its own there by then.
 #[derive(Debug)]
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
 }

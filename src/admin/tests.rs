@@ -50,7 +50,7 @@ impl Admin {
         let registry = Arc::new(Registry::new(1));
         let (leaving, leaving_seen) = watch::channel(false);
         let (ending, ending_seen) = watch::channel(Ending::Running);
-        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(&registry, vec![])));
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(&registry, &[])));
         let path = PathBuf::from("/etc/tidegate.json");
         let state_dir = Some(PathBuf::from("/var/lib/tidegate"));
         let overview = Arc::new(Overview::new(snapshot, registry, ending_seen, leaving_seen, path, state_dir));
@@ -75,14 +75,14 @@ impl Admin {
         ask(self.connect().await, request).await
     }
 
-    fn put_in_force(&self, latches: Vec<Latch>) {
+    fn put_in_force(&self, latches: &[Latch]) {
         self.overview.snapshot.store(Arc::new(snapshot(&self.overview.registry, latches)));
     }
 }
 
-fn snapshot(registry: &Registry, latches: Vec<Latch>) -> Snapshot {
+fn snapshot(registry: &Registry, latches: &[Latch]) -> Snapshot {
     let config = config::parse(CONFIG.as_bytes(), Path::new("tidegate.json"), &|_| None).unwrap();
-    Snapshot::build(&config, 7, SystemTime::UNIX_EPOCH + Duration::from_secs(86_400), registry, |_| latches.clone())
+    Snapshot::build(&config, 7, SystemTime::UNIX_EPOCH + Duration::from_secs(86_400), registry, |_| latches.to_vec())
 }
 
 struct Answer {
@@ -161,7 +161,7 @@ async fn a_rollback_tells_its_doors_and_how_to_undo_each() {
     let admin = Admin::start();
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
     let latch = |source| Latch { source, at };
-    admin.put_in_force(vec![latch(LatchSource::ConfigRollout), latch(LatchSource::FlagFile)]);
+    admin.put_in_force(&[latch(LatchSource::ConfigRollout), latch(LatchSource::FlagFile)]);
     let rollout = admin.get("/api/v1/rollouts/ledger").await.json();
     assert_eq!(rollout["percent"]["effective"], 0.0);
     assert_eq!(rollout["rollback"]["active"], true);
