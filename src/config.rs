@@ -43,8 +43,16 @@ const LARGEST: u64 = 1 << 20;
 ///
 /// Everything that is wrong with it. Nothing of a config with an error is to be applied.
 pub fn load(path: &Path, environment: Environment<'_>) -> Result<Config, ConfigError> {
-    let text = file::read(path, LARGEST).map_err(|complaint| whole_file(path, vec![complaint.unlocated()]))?;
-    parse(&text, path, environment)
+    parse(&read(path)?, path, environment)
+}
+
+/// Reads the text of the config at `path`, without looking into it.
+///
+/// # Errors
+///
+/// When it is no regular file, too large, or cannot be read.
+pub fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
+    file::read(path, LARGEST).map_err(|complaint| whole_file(path, vec![complaint.unlocated()]))
 }
 
 /// Checks `text` as if it stood in a file at `path`, which need not exist: its extension says how the text is written, and
@@ -59,7 +67,7 @@ pub fn parse(text: &[u8], path: &Path, environment: Environment<'_>) -> Result<C
     if text.len() as u64 > LARGEST {
         return Err(refused(file::too_large(LARGEST).unlocated()));
     }
-    let mut document = Document::read(text, format).map_err(refused)?;
+    let mut document = Document::read(text, format).map_err(|fault| refused(*fault))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text));
     let mut faults = Faults::default();
@@ -134,6 +142,15 @@ pub enum AdminAddress {
     Tcp(SocketAddr),
     /// `unix:/path`
     Unix(PathBuf),
+}
+
+impl std::fmt::Display for AdminAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
 }
 
 /// How the process ends after TERM or INT.

@@ -1,7 +1,21 @@
-#![doc = "tidegate"]
+//! tidegate: a progressive traffic router that runs as a sidecar in front of a service.
+//!
+//! It decides, request by request, whether the OLD or the NEW version of the service answers, keeps every user on one side,
+//! and follows its config file as it changes. The modules below stand in the order in which they may import: a module
+//! uses those above it. ARCHITECTURE.md is the map.
+
+pub mod policy;
+
 pub mod config;
 pub mod metrics;
-pub mod policy;
-pub mod proxy;
+
 pub mod snapshot;
 pub mod upstream;
+
+pub mod control;
+pub mod proxy;
+
+pub mod admin;
+
+pub mod app;
+pub mod cli;

@@ -117,7 +117,7 @@ pub struct Latch {
 }
 
 /// The doors of an emergency rollback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum LatchSource {
     /// `rollback: true` of the whole file.
     Config,

@@ -1,0 +1,240 @@
+//! The whole process as a value: bind everything, tell the addresses, run until shutdown.
+//!
+//! Tests and the demo use the same door as `main`: [`App::bind`], then [`App::run`].
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, watch};
+use tracing_appender::non_blocking::WorkerGuard;
+
+use crate::admin;
+use crate::config::{self, Config, ConfigError};
+use crate::control::controller::{Controller, Event, InForce, environment};
+use crate::control::overview::Overview;
+use crate::metrics::Registry;
+use crate::proxy::accept::{self, Door};
+use crate::proxy::access_log::AccessLog;
+use crate::proxy::worker::{self, Ending, Shared};
+
+/// Why the process cannot start. Nothing is bound when it is told.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The config is wrong.
+    #[error("{0}")]
+    Config(#[from] Box<ConfigError>),
+    /// An address cannot be had.
+    #[error("cannot listen on {address} (config key {key}): {source}{}", hint(.source))]
+    Bind {
+        /// The address.
+        address: String,
+        /// Where it comes from.
+        key: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The state directory cannot be used.
+    #[error("cannot use state_dir {}: {source}\nhelp: make it, or give the user that runs tidegate access to it", .path.display())]
+    StateDir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The access log cannot be written.
+    #[error("cannot open access_log: {0}")]
+    AccessLog(io::Error),
+    /// The machine has no threads left.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "\nhelp: another process has it; find it with `ss -ltnp`, or choose another port",
+        io::ErrorKind::PermissionDenied => "\nhelp: ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "\nhelp: no interface of this machine has that address",
+        _ => "",
+    }
+}
+
+/// A process that has everything it needs and serves nobody yet. Connections that arrive wait in the kernel.
+#[derive(Debug)]
+pub struct App {
+    in_force: InForce,
+    listeners: Vec<TcpListener>,
+    admin: admin::Listener,
+    access_log: Option<(AccessLog, WorkerGuard)>,
+}
+
+impl App {
+    /// Reads the config and binds all it names.
+    ///
+    /// # Errors
+    /// When the config is wrong or something in it cannot be had; then nothing stays bound.
+    pub fn bind(path: &Path) -> Result<Self, StartError> {
+        let text = config::read(path).map_err(Box::new)?;
+        let config = config::parse(&text, path, &environment).map_err(Box::new)?;
+        if let Some(state_dir) = &config.state_dir {
+            prepare(state_dir).map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
+        }
+        let listeners = config.listeners.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
+        let admin = admin::bind(&config.admin).map_err(|source| StartError::Bind {
+            address: config.admin.to_string(),
+            key: "admin.address",
+            source,
+        })?;
+        let access_log = config.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
+        Ok(Self { in_force: InForce::new(path.to_owned(), text, config), listeners, admin, access_log })
+    }
+
+    /// Where clients connect, with the ports that were chosen for `:0`.
+    ///
+    /// # Errors
+    /// The system's, if it does not know.
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.listeners.iter().map(TcpListener::local_addr).collect()
+    }
+
+    /// Where the admin side listens: `http://127.0.0.1:9901` or `unix:/path`.
+    #[must_use]
+    pub fn admin_address(&self) -> String {
+        self.admin.address()
+    }
+
+    /// The config in force at the start.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        self.in_force.config()
+    }
+
+    /// Serves until `signals` says otherwise, then drains. To be called on the control plane's own current-thread runtime.
+    ///
+    /// # Errors
+    /// When threads cannot be started.
+    pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>) -> Result<(), StartError> {
+        let (ending, is_ending) = watch::channel(Ending::Running);
+        let (leaving, is_leaving) = watch::channel(false);
+        let workers = count_workers(self.in_force.config().workers);
+        let registry = Arc::new(Registry::new(workers.get()));
+        let first = self.in_force.snapshot(&registry, SystemTime::now());
+        let snapshot = Arc::new(ArcSwap::from_pointee(first));
+        let shared = Shared {
+            snapshot: Arc::clone(&snapshot),
+            registry: Arc::clone(&registry),
+            access_log: self.access_log.as_ref().map(|(log, _)| log.clone()),
+            ending: is_ending.clone(),
+        };
+        let workers: Vec<worker::Handle> = (0..workers.get())
+            .map(|index| worker::start(index, shared.clone()))
+            .collect::<Result<_, _>>()
+            .map_err(StartError::Thread)?;
+        let door = Door {
+            listeners: self.listeners,
+            workers: workers.iter().map(|worker| worker.arrivals.clone()).collect(),
+            snapshot: Arc::clone(&snapshot),
+            registry: Arc::clone(&registry),
+            ending: is_ending.clone(),
+        };
+        let config = self.in_force.config();
+        let (path, state_dir) = (self.in_force.path().to_owned(), config.state_dir.clone());
+        let shutdown = config.shutdown.clone();
+        let overview = Arc::new(Overview::new(snapshot, registry, is_ending, is_leaving, path, state_dir));
+        let door = accept::open(door).map_err(StartError::Thread)?;
+        let (events, queue) = mpsc::channel(64);
+        let controller = tokio::spawn(Controller::new(self.in_force, Arc::clone(&overview)).run(events.clone(), queue));
+        let mut gone = ending.subscribe();
+        let admin_ends = async move {
+            let _process = gone.wait_for(|ending| *ending == Ending::Now).await;
+        };
+        let admin = tokio::spawn(admin::serve(self.admin, Arc::clone(&overview), admin_ends));
+
+        until_asked_to_leave(&mut signals, &events).await;
+        let threads: Vec<JoinHandle<()>> = workers.into_iter().map(|worker| worker.thread).chain([door]).collect();
+        leave(&shutdown, &leaving, &ending, threads, &mut signals).await;
+        controller.abort();
+        let _its_socket_file_is_removed = admin.await;
+        Ok(())
+    }
+}
+
+/// What a person or a supervisor can ask of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// HUP: read the config again.
+    Reload,
+    /// TERM or INT: drain and end. A second one ends at once.
+    Leave,
+}
+
+async fn until_asked_to_leave(signals: &mut mpsc::Receiver<Signal>, events: &mpsc::Sender<Event>) {
+    while let Some(Signal::Reload) = signals.recv().await {
+        let _one_is_waiting = events.try_send(Event::ReloadAsked);
+    }
+}
+
+/// Not ready, a delay for the balancer to notice, no more connections, then what runs may finish until the deadline.
+async fn leave(
+    shutdown: &config::Shutdown,
+    leaving: &watch::Sender<bool>,
+    ending: &watch::Sender<Ending>,
+    threads: Vec<JoinHandle<()>>,
+    signals: &mut mpsc::Receiver<Signal>,
+) {
+    leaving.send_replace(true);
+    tracing::info!(delay = ?shutdown.readiness_delay, "not ready any more; waiting for the balancer to notice");
+    let impatient = async { while signals.recv().await.is_some_and(|signal| signal != Signal::Leave) {} };
+    let drained = async {
+        tokio::time::sleep(shutdown.readiness_delay).await;
+        ending.send_replace(Ending::Draining);
+        tracing::info!(deadline = ?shutdown.drain_timeout, "draining");
+        match tokio::time::timeout(shutdown.drain_timeout, joined(threads)).await {
+            Ok(()) => tracing::info!("drained"),
+            Err(_) => tracing::warn!("the drain's deadline has passed; cutting off what still runs"),
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        () = impatient => tracing::warn!("asked again; ending at once"),
+    }
+    ending.send_replace(Ending::Now);
+}
+
+async fn joined(threads: Vec<JoinHandle<()>>) {
+    let _none_of_them_panics = tokio::task::spawn_blocking(|| {
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended by panic");
+            }
+        }
+    })
+    .await;
+}
+
+fn count_workers(configured: Option<NonZeroUsize>) -> NonZeroUsize {
+    configured.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    accept::bind(address).map_err(|source| StartError::Bind { address: address.to_string(), key: "listen", source })
+}
+
+/// Makes the directory if it is missing, and makes sure that the flag file could be seen in it.
+fn prepare(state_dir: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(state_dir)?;
+    std::fs::read_dir(state_dir)?;
+    tempfile_in(state_dir)
+}
+
+/// The directory has to be writable: what it is for is remembering.
+fn tempfile_in(state_dir: &Path) -> io::Result<()> {
+    let probe = state_dir.join(format!(".probe-{}", std::process::id()));
+    std::fs::write(&probe, b"")?;
+    std::fs::remove_file(&probe)
+}

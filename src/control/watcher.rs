@@ -1,0 +1,78 @@
+//! Tells the controller when something happened in the folders of the config and of the flag file.
+//!
+//! It watches folders, not files: editors and Kubernetes replace a file by renaming another over it, and a watch on the
+//! file would stay with the one that is gone. It says only *that* something happened; what, the controller reads for
+//! itself. Behind it stands a slow poll, since events get lost (inotify's queue is bounded) and folders can be replaced.
+
+use std::collections::HashMap;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
+use super::controller::Event;
+
+/// Watches folders for as long as it lives.
+#[derive(Debug)]
+pub struct Watcher {
+    notify: Option<RecommendedWatcher>,
+    /// What was watched, by path: a folder that was replaced has another identity.
+    watched: HashMap<PathBuf, Option<(u64, u64)>>,
+}
+
+impl Watcher {
+    /// Watches `folders` and sends [`Event::FilesChanged`]. Where the system has no events left, the poll has to do.
+    #[must_use]
+    pub fn new(folders: Vec<PathBuf>, events: mpsc::Sender<Event>) -> Self {
+        let handler = move |event: notify::Result<notify::Event>| {
+            if event.map_or(true, |event| may_be_a_change(event.kind)) {
+                // A full queue holds one already that will make the controller look.
+                let _one_is_waiting = events.try_send(Event::FilesChanged);
+            }
+        };
+        let notify = notify::recommended_watcher(handler)
+            .inspect_err(|error| tracing::warn!(%error, "no file events; files are polled instead"))
+            .ok();
+        let mut watcher = Self { notify, watched: folders.into_iter().map(|folder| (folder, None)).collect() };
+        watcher.renew();
+        watcher
+    }
+
+    /// Watches again what has been replaced or has come back since the last call.
+    pub fn renew(&mut self) {
+        let Some(notify) = &mut self.notify else { return };
+        for (folder, watched) in &mut self.watched {
+            let found = std::fs::metadata(folder).ok().map(|found| identity(&found));
+            if found == *watched {
+                continue;
+            }
+            let _it_may_be_gone_already = notify.unwatch(folder);
+            *watched = found.filter(|_| watch(notify, folder));
+        }
+    }
+}
+
+fn identity(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+fn watch(notify: &mut RecommendedWatcher, folder: &Path) -> bool {
+    match notify.watch(folder, RecursiveMode::NonRecursive) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "cannot watch the folder; it is polled instead");
+            false
+        }
+    }
+}
+
+/// Reading a file is an event too, and we read it ourselves.
+fn may_be_a_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}

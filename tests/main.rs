@@ -1,0 +1,6 @@
+//! Stories on real sockets: backends are started, tidegate is started through the door that `main` uses, one thing is done,
+//! one thing is claimed. One binary, so that it links once.
+
+mod architecture;
+mod routing;
+mod support;
