@@ -2,5 +2,6 @@
 //! one thing is claimed. One binary, so that it links once.
 
 mod architecture;
+mod hostile;
 mod routing;
 mod support;

@@ -162,7 +162,7 @@ impl Request {
     }
 }
 
-fn parse_all(mut bytes: &[u8]) -> Vec<Request> {
+pub fn parse_all(mut bytes: &[u8]) -> Vec<Request> {
     std::iter::from_fn(|| {
         let (request, length) = parse(bytes)?;
         bytes = &bytes[length..];
