@@ -41,7 +41,12 @@ pub(super) async fn handle(
         Ok((answer, link)) => {
             let status = answer.status().as_u16();
             report.answered(status);
-            answer.map(|incoming| ResponseBody::relayed(incoming, link, Class::of_status(status), report))
+            // A 304 may tell the length of what it does not send; hyper writes it only if it thinks that a body follows.
+            let tells_length = status == 304 && answer.headers().contains_key(CONTENT_LENGTH);
+            answer.map(|incoming| {
+                let body = ResponseBody::relayed(incoming, link, Class::of_status(status), report);
+                if tells_length { body.with_unknown_length() } else { body }
+            })
         }
         Err(refusal) => refusal.answer(form, report),
     })
@@ -330,7 +335,7 @@ async fn await_head(
 fn diagnose(link: &Link, error: &hyper::Error) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
-        Progress::Running | Progress::Done if error.is_parse() => Trouble::Backend(Failure::Malformed),
+        _ if error.is_parse() || link.connection.is_flooded() => Trouble::Backend(Failure::Malformed),
         _ if link.connection.is_reused() && !link.connection.has_answered() => Trouble::Backend(Failure::Stale),
         _ => Trouble::Backend(Failure::Reset),
     }
