@@ -42,7 +42,8 @@ fn served(bytes: impl AsRef<[u8]>) -> Request {
 
 #[test]
 fn of_two_framings_chunked_counts_and_the_connection_closes() {
-    let lengths = ["content-length: 4\r\ntransfer-encoding: chunked\r\n", "transfer-encoding: chunked\r\ncontent-length: 4\r\n"];
+    let lengths =
+        ["content-length: 4\r\ntransfer-encoding: chunked\r\n", "transfer-encoding: chunked\r\ncontent-length: 4\r\n"];
     for lines in lengths {
         let backend = Backend::named("only");
         let tidegate = Tidegate::before(&backend);
@@ -62,79 +63,94 @@ fn of_two_framings_chunked_counts_and_the_connection_closes() {
 #[test]
 fn codings_other_than_chunked_are_not_implemented() {
     let body = "3\r\nabc\r\n0\r\n\r\n";
-    all_refused(501, [
-        ("gzip, chunked", post("transfer-encoding: gzip, chunked\r\n", body)),
-        ("cow and chunked on two lines", post("transfer-encoding: cow\r\ntransfer-encoding: chunked\r\n", body)),
-        ("an empty coding", post("transfer-encoding: ,chunked\r\n", body)),
-        ("identity, chunked", post("transfer-encoding: identity, chunked\r\n", body)),
-    ]);
+    all_refused(
+        501,
+        [
+            ("gzip, chunked", post("transfer-encoding: gzip, chunked\r\n", body)),
+            ("cow and chunked on two lines", post("transfer-encoding: cow\r\ntransfer-encoding: chunked\r\n", body)),
+            ("an empty coding", post("transfer-encoding: ,chunked\r\n", body)),
+            ("identity, chunked", post("transfer-encoding: identity, chunked\r\n", body)),
+        ],
+    );
 }
 
 #[test]
 fn chunked_is_said_once() {
     let body = "3\r\nabc\r\n0\r\n\r\n";
-    all_refused(400, [
-        ("chunked on two lines", post("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", body)),
-        ("chunked, chunked", post("transfer-encoding: chunked, chunked\r\n", body)),
-        ("Chunked and chunked", post("transfer-encoding: Chunked\r\nTransfer-Encoding: chunked\r\n", body)),
-    ]);
+    all_refused(
+        400,
+        [
+            ("chunked on two lines", post("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", body)),
+            ("chunked, chunked", post("transfer-encoding: chunked, chunked\r\n", body)),
+            ("Chunked and chunked", post("transfer-encoding: Chunked\r\nTransfer-Encoding: chunked\r\n", body)),
+        ],
+    );
 }
 
 #[test]
 fn a_coding_that_does_not_end_in_chunked_is_malformed() {
     let body = "3\r\nabc\r\n0\r\n\r\n";
-    all_refused(400, [
-        ("chunked, identity", post("transfer-encoding: chunked, identity\r\n", body)),
-        ("xchunked", post("transfer-encoding: xchunked\r\n", body)),
-        ("chunkedx", post("transfer-encoding: chunkedx\r\n", body)),
-        ("a vertical tab", post("transfer-encoding: \x0bchunked\r\n", body)),
-        ("a space before the colon", post("transfer-encoding : chunked\r\n", body)),
-        ("a tab before the colon", post("transfer-encoding\t: chunked\r\n", body)),
-        ("quotes", post("transfer-encoding: \"chunked\"\r\n", body)),
-        ("a parameter", post("transfer-encoding: chunked;q=1\r\n", body)),
-        ("nothing", post("transfer-encoding:\r\n", body)),
-    ]);
+    all_refused(
+        400,
+        [
+            ("chunked, identity", post("transfer-encoding: chunked, identity\r\n", body)),
+            ("xchunked", post("transfer-encoding: xchunked\r\n", body)),
+            ("chunkedx", post("transfer-encoding: chunkedx\r\n", body)),
+            ("a vertical tab", post("transfer-encoding: \x0bchunked\r\n", body)),
+            ("a space before the colon", post("transfer-encoding : chunked\r\n", body)),
+            ("a tab before the colon", post("transfer-encoding\t: chunked\r\n", body)),
+            ("quotes", post("transfer-encoding: \"chunked\"\r\n", body)),
+            ("a parameter", post("transfer-encoding: chunked;q=1\r\n", body)),
+            ("nothing", post("transfer-encoding:\r\n", body)),
+        ],
+    );
 }
 
 #[test]
 fn header_lines_are_a_name_a_colon_and_a_value() {
     let get = |line: &[u8]| [b"GET /bad HTTP/1.1\r\nhost: service\r\n", line, b"\r\n\r\n"].concat();
-    all_refused(400, [
-        ("a folded line", get(b"x-a: 1\r\n 2")),
-        ("a folded line with a tab", get(b"x-a: 1\r\n\t2")),
-        ("a folded first line", b"GET /bad HTTP/1.1\r\n host: service\r\n\r\n".to_vec()),
-        ("a bare CR in a value", get(b"x-a: 1\r2")),
-        ("a bare CR before a name", get(b"x-a: 1\rx-b: 2")),
-        ("NUL in a value", get(b"x-a: 1\x002")),
-        ("NUL in a name", get(b"x\x00a: 1")),
-        ("0x85 in a name", get(b"x\x85a: 1")),
-        ("a space in a name", get(b"x a: 1")),
-        ("an empty name", get(b": 1")),
-        ("no colon", get(b"x-a")),
-        ("DEL in a value", get(b"x-a: \x7f")),
-    ]);
+    all_refused(
+        400,
+        [
+            ("a folded line", get(b"x-a: 1\r\n 2")),
+            ("a folded line with a tab", get(b"x-a: 1\r\n\t2")),
+            ("a folded first line", b"GET /bad HTTP/1.1\r\n host: service\r\n\r\n".to_vec()),
+            ("a bare CR in a value", get(b"x-a: 1\r2")),
+            ("a bare CR before a name", get(b"x-a: 1\rx-b: 2")),
+            ("NUL in a value", get(b"x-a: 1\x002")),
+            ("NUL in a name", get(b"x\x00a: 1")),
+            ("0x85 in a name", get(b"x\x85a: 1")),
+            ("a space in a name", get(b"x a: 1")),
+            ("an empty name", get(b": 1")),
+            ("no colon", get(b"x-a")),
+            ("DEL in a value", get(b"x-a: \x7f")),
+        ],
+    );
 }
 
 #[test]
 fn request_lines_are_a_method_a_target_and_a_version() {
     let line = |line: &str| format!("{line}\r\nhost: service\r\n\r\n").into_bytes();
-    all_refused(400, [
-        ("a fragment", line("GET /a#b HTTP/1.1")),
-        ("a fragment alone", line("GET /# HTTP/1.1")),
-        ("version 1.32", line("GET /bad HTTP/1.32")),
-        ("version 2.0", line("GET /bad HTTP/2.0")),
-        ("version 0.9", b"GET /bad\r\n\r\n".to_vec()),
-        ("a lower-case protocol", line("GET /bad http/1.1")),
-        ("a space in the target", line("GET /bad /evil HTTP/1.1")),
-        ("a tab for a space", line("GET\t/bad\tHTTP/1.1")),
-        ("a relative target", line("GET bad/../x HTTP/1.1")),
-        ("NUL in the target", line("GET /b\0ad HTTP/1.1")),
-        ("a scheme of its own", line("GET ftp://service/bad HTTP/1.1")),
-        ("credentials in the target", line("GET http://user@service/bad HTTP/1.1")),
-        ("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
-        ("a TLS greeting", b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03rest\r\n\r\n".to_vec()),
-        ("rubbish", b"\r\n\r\n\x01\x02\x03\r\n\r\n".to_vec()),
-    ]);
+    all_refused(
+        400,
+        [
+            ("a fragment", line("GET /a#b HTTP/1.1")),
+            ("a fragment alone", line("GET /# HTTP/1.1")),
+            ("version 1.32", line("GET /bad HTTP/1.32")),
+            ("version 2.0", line("GET /bad HTTP/2.0")),
+            ("version 0.9", b"GET /bad\r\n\r\n".to_vec()),
+            ("a lower-case protocol", line("GET /bad http/1.1")),
+            ("a space in the target", line("GET /bad /evil HTTP/1.1")),
+            ("a tab for a space", line("GET\t/bad\tHTTP/1.1")),
+            ("a relative target", line("GET bad/../x HTTP/1.1")),
+            ("NUL in the target", line("GET /b\0ad HTTP/1.1")),
+            ("a scheme of its own", line("GET ftp://service/bad HTTP/1.1")),
+            ("credentials in the target", line("GET http://user@service/bad HTTP/1.1")),
+            ("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+            ("a TLS greeting", b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03rest\r\n\r\n".to_vec()),
+            ("rubbish", b"\r\n\r\n\x01\x02\x03\r\n\r\n".to_vec()),
+        ],
+    );
 }
 
 #[test]
@@ -175,20 +191,23 @@ fn an_http_1_0_post_without_a_length_has_no_body_and_no_successor() {
 
 #[test]
 fn lengths_are_decimal_and_agree() {
-    all_refused(400, [
-        ("two lengths", post("content-length: 2\r\ncontent-length: 3\r\n", "abc")),
-        ("a list", post("content-length: 2, 2\r\n", "ab")),
-        ("a list of different lengths", post("content-length: 2, 3\r\n", "abc")),
-        ("a sign", post("content-length: +2\r\n", "ab")),
-        ("a negative length", post("content-length: -2\r\n", "ab")),
-        ("hexadecimal", post("content-length: 0x2\r\n", "ab")),
-        ("nothing", post("content-length:\r\n", "ab")),
-        ("a fraction", post("content-length: 2.0\r\n", "ab")),
-        ("a space inside", post("content-length: 1 2\r\n", "ab")),
-        ("2^64", post("content-length: 18446744073709551616\r\n", "ab")),
-        ("2^64 - 1", post("content-length: 18446744073709551615\r\n", "ab")),
-        ("a space before the colon", post("content-length : 2\r\n", "ab")),
-    ]);
+    all_refused(
+        400,
+        [
+            ("two lengths", post("content-length: 2\r\ncontent-length: 3\r\n", "abc")),
+            ("a list", post("content-length: 2, 2\r\n", "ab")),
+            ("a list of different lengths", post("content-length: 2, 3\r\n", "abc")),
+            ("a sign", post("content-length: +2\r\n", "ab")),
+            ("a negative length", post("content-length: -2\r\n", "ab")),
+            ("hexadecimal", post("content-length: 0x2\r\n", "ab")),
+            ("nothing", post("content-length:\r\n", "ab")),
+            ("a fraction", post("content-length: 2.0\r\n", "ab")),
+            ("a space inside", post("content-length: 1 2\r\n", "ab")),
+            ("2^64", post("content-length: 18446744073709551616\r\n", "ab")),
+            ("2^64 - 1", post("content-length: 18446744073709551615\r\n", "ab")),
+            ("a space before the colon", post("content-length : 2\r\n", "ab")),
+        ],
+    );
 }
 
 #[test]
@@ -260,20 +279,23 @@ fn a_chunk_extension_is_read_and_not_passed_on() {
 #[test]
 fn exactly_one_host_is_asked_for() {
     let line = |lines: &str| format!("GET /bad HTTP/1.1\r\n{lines}\r\n").into_bytes();
-    all_refused(400, [
-        ("no Host", line("")),
-        ("two Hosts", line("host: a\r\nhost: b\r\n")),
-        ("the same Host twice", line("host: a\r\nHost: a\r\n")),
-        ("a path and a user in Host", line("host: a/b@c\r\n")),
-        ("an empty Host", line("host:\r\n")),
-        ("a list", line("host: a, b\r\n")),
-        ("a space", line("host: a b\r\n")),
-        ("a port that is none", line("host: a:b\r\n")),
-        ("a URL", line("host: http://a\r\n")),
-        ("a fragment", line("host: a#b\r\n")),
-        ("two Hosts and an absolute target", b"GET http://a/ HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n".to_vec()),
-        ("an absolute target without Host", b"GET http://a/ HTTP/1.1\r\n\r\n".to_vec()),
-    ]);
+    all_refused(
+        400,
+        [
+            ("no Host", line("")),
+            ("two Hosts", line("host: a\r\nhost: b\r\n")),
+            ("the same Host twice", line("host: a\r\nHost: a\r\n")),
+            ("a path and a user in Host", line("host: a/b@c\r\n")),
+            ("an empty Host", line("host:\r\n")),
+            ("a list", line("host: a, b\r\n")),
+            ("a space", line("host: a b\r\n")),
+            ("a port that is none", line("host: a:b\r\n")),
+            ("a URL", line("host: http://a\r\n")),
+            ("a fragment", line("host: a#b\r\n")),
+            ("two Hosts and an absolute target", b"GET http://a/ HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n".to_vec()),
+            ("an absolute target without Host", b"GET http://a/ HTTP/1.1\r\n\r\n".to_vec()),
+        ],
+    );
 }
 
 #[test]
@@ -298,41 +320,63 @@ fn trailers_of_a_request_stay_behind() {
 
 #[test]
 fn tunnels_and_echoes_are_not_passed_on() {
-    all_refused(405, [
-        ("CONNECT to a port", b"CONNECT service:443 HTTP/1.1\r\nhost: service:443\r\n\r\nGET /evil HTTP/1.1\r\n".to_vec()),
-        ("CONNECT with a length", b"CONNECT service:443 HTTP/1.1\r\nhost: service\r\ncontent-length: 3\r\n\r\nabc".to_vec()),
-        ("TRACE", b"TRACE /bad HTTP/1.1\r\nhost: service\r\n\r\n".to_vec()),
-    ]);
+    all_refused(
+        405,
+        [
+            (
+                "CONNECT to a port",
+                b"CONNECT service:443 HTTP/1.1\r\nhost: service:443\r\n\r\nGET /evil HTTP/1.1\r\n".to_vec(),
+            ),
+            (
+                "CONNECT with a length",
+                b"CONNECT service:443 HTTP/1.1\r\nhost: service\r\ncontent-length: 3\r\n\r\nabc".to_vec(),
+            ),
+            ("TRACE", b"TRACE /bad HTTP/1.1\r\nhost: service\r\n\r\n".to_vec()),
+        ],
+    );
 }
 
 #[test]
 fn a_client_cannot_take_away_what_the_backend_relies_on() {
-    all_refused(400, [(
-        "headers nominated by Connection",
-        b"GET /bad HTTP/1.1\r\nhost: service\r\ncookie: a=1\r\nconnection: close, X-Forwarded-For, Cookie\r\n\r\n".to_vec(),
-    )]);
+    all_refused(
+        400,
+        [(
+            "headers nominated by Connection",
+            b"GET /bad HTTP/1.1\r\nhost: service\r\ncookie: a=1\r\nconnection: close, X-Forwarded-For, Cookie\r\n\r\n"
+                .to_vec(),
+        )],
+    );
 }
 
 #[test]
 fn heads_have_a_size() {
     let get = |lines: &str| format!("GET /bad HTTP/1.1\r\nhost: service\r\n{lines}\r\n").into_bytes();
     let fields = |count: usize| get(&(1..count).map(|nth| format!("x-{nth}: 1\r\n")).collect::<String>());
-    all_refused(431, [
-        ("a header of 64 KB", get(&format!("x-a: {}\r\n", "a".repeat(64 << 10)))),
-        ("many headers of 64 KB together", get(&format!("x-a: {}\r\n", "a".repeat(700)).repeat(92))),
-        ("a header name of 64 KB", get(&format!("{}: 1\r\n", "a".repeat(64 << 10)))),
-        ("101 fields", fields(101)),
-        ("1000 fields", fields(1000)),
-    ]);
+    all_refused(
+        431,
+        [
+            ("a header of 64 KB", get(&format!("x-a: {}\r\n", "a".repeat(64 << 10)))),
+            ("many headers of 64 KB together", get(&format!("x-a: {}\r\n", "a".repeat(700)).repeat(92))),
+            ("a header name of 64 KB", get(&format!("{}: 1\r\n", "a".repeat(64 << 10)))),
+            ("101 fields", fields(101)),
+            ("1000 fields", fields(1000)),
+        ],
+    );
     assert_eq!(served(fields(100)).target, "/bad", "a hundred fields are fine");
 }
 
 #[test]
 fn targets_have_a_size() {
-    all_refused(414, [
-        ("a path of 9 KB", format!("GET /{} HTTP/1.1\r\nhost: service\r\n\r\n", "a".repeat(9 << 10)).into_bytes()),
-        ("a query of 9 KB", format!("GET /?{} HTTP/1.1\r\nhost: service\r\n\r\n", "a".repeat(9 << 10)).into_bytes()),
-    ]);
+    all_refused(
+        414,
+        [
+            ("a path of 9 KB", format!("GET /{} HTTP/1.1\r\nhost: service\r\n\r\n", "a".repeat(9 << 10)).into_bytes()),
+            (
+                "a query of 9 KB",
+                format!("GET /?{} HTTP/1.1\r\nhost: service\r\n\r\n", "a".repeat(9 << 10)).into_bytes(),
+            ),
+        ],
+    );
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! Backends that do not speak HTTP, or only half of it. Before the head is through the client is told 502, after it the
 //! answer is broken off; never does it look complete, and never is that connection used again.
 
+use std::io::Write as _;
+
 use super::{assert_alive, assert_closed, misbehaving, read_to_reset};
 use crate::support::backend::ok;
 use crate::support::proxy::single;
@@ -80,7 +82,10 @@ fn a_coding_that_would_be_relabelled_is_a_bad_gateway() {
 
 #[test]
 fn a_switch_of_protocols_that_nobody_asked_for_is_a_bad_gateway() {
-    is_a_bad_gateway("101", b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nrest");
+    is_a_bad_gateway(
+        "101",
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\nrest",
+    );
     is_a_bad_gateway("a bare 101", b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
 }
 
@@ -107,12 +112,13 @@ fn interim_answers_in_small_pieces_come_to_an_end_too() {
     let (backend, closed) = misbehaving(|connection| {
         connection.stream.set_nodelay(true).unwrap();
         let pieces: &[&[u8]] = &[b"HTTP/", b"1.1 ", b"1", b"00 Continue\r", b"\n\r\n"];
-        // As long as somebody reads: every piece arrives by itself, and none of them tells the whole story.
-        let taken = |piece: &&[u8]| std::io::Write::write_all(&mut connection.stream, piece).is_ok();
-        for _ in pieces.iter().cycle().take(100_000).map_while(|piece| {
+        // Every piece arrives by itself, and none of them tells the whole story.
+        for piece in pieces.iter().cycle().take(100_000) {
+            if connection.stream.write_all(piece).is_err() {
+                return;
+            }
             std::thread::yield_now();
-            taken(piece).then_some(())
-        }) {}
+        }
     });
     let tidegate = Tidegate::before(&backend);
     let answer = tidegate.tell(GET_BAD);
@@ -167,7 +173,9 @@ fn an_answer_of_http_1_0_becomes_one_of_http_1_1() {
 
 #[test]
 fn an_answer_of_http_1_0_with_keep_alive_keeps_only_its_own_side_alive() {
-    let backend = Backend::saying(&b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\nkeep-alive: timeout=5\r\ncontent-length: 3\r\n\r\nabc"[..]);
+    let backend = Backend::saying(
+        &b"HTTP/1.0 200 OK\r\nconnection: keep-alive\r\nkeep-alive: timeout=5\r\ncontent-length: 3\r\n\r\nabc"[..],
+    );
     let tidegate = Tidegate::before(&backend);
     let mut client = tidegate.client();
     for _ in 0..3 {
@@ -209,9 +217,17 @@ fn bodyless_answers_have_no_body_and_their_connection_is_not_used_again() {
         ("204 with a length", "GET", "HTTP/1.1 204 No Content\r\ncontent-length: 4\r\n\r\nevil".to_owned()),
         ("304", "GET", format!("HTTP/1.1 304 Not Modified\r\n\r\n{not_found}")),
         ("304 with a length", "GET", "HTTP/1.1 304 Not Modified\r\ncontent-length: 4\r\n\r\nevil".to_owned()),
-        ("304 with chunks", "GET", "HTTP/1.1 304 Not Modified\r\ntransfer-encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n".to_owned()),
+        (
+            "304 with chunks",
+            "GET",
+            "HTTP/1.1 304 Not Modified\r\ntransfer-encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n".to_owned(),
+        ),
         ("HEAD", "HEAD", ok_text("evil")),
-        ("HEAD with chunks", "HEAD", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n".to_owned()),
+        (
+            "HEAD with chunks",
+            "HEAD",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nevil\r\n0\r\n\r\n".to_owned(),
+        ),
     ] {
         let (backend, closed) = saying(bytes.as_bytes());
         let tidegate = Tidegate::before(&backend);
@@ -322,7 +338,11 @@ fn a_backend_that_closes_without_a_word_is_a_bad_gateway() {
         let answer = tidegate.tell(GET_BAD);
         assert_eq!(answer.status, 502);
         assert_eq!(answer.header("proxy-status"), Some("tidegate; error=connection_terminated"));
-        assert_eq!(backend.requests().iter().filter(|request| request.target == "/bad").count(), 1, "it is not retried");
+        assert_eq!(
+            backend.requests().iter().filter(|request| request.target == "/bad").count(),
+            1,
+            "it is not retried"
+        );
         assert_alive(&tidegate, "it");
     }
 }
