@@ -60,6 +60,18 @@ async fn forward(
     let view = Rc::clone(&report.view);
     let snapshot = &*view.snapshot;
     let survey = inspect(&request, has_fragment, &snapshot.limits, |name| decides(snapshot, name))?;
+    // What follows a request to upgrade may be no request at all, whoever turns it down.
+    let passed_on = pass_on(request, survey, report).await;
+    passed_on.map_err(|refusal| Refusal { close: refusal.close || survey.upgrade, ..refusal })
+}
+
+async fn pass_on(
+    request: Request<Incoming>,
+    survey: Survey,
+    report: &mut Report,
+) -> Result<(Response<Incoming>, Link), Refusal> {
+    let view = Rc::clone(&report.view);
+    let snapshot = &*view.snapshot;
     let (mut parts, incoming) = request.into_parts();
     note_for_the_log(report, &parts);
     let way = find_way(report, snapshot, &parts)?;
