@@ -103,6 +103,11 @@ impl Connection {
         Some(())
     }
 
+    /// What has been read and not yet taken.
+    pub fn peek(&self) -> &[u8] {
+        &self.unread
+    }
+
     /// Reads what there is, at least a byte; `None` at the end.
     pub fn read_more(&mut self) -> Option<()> {
         let mut buffer = [0; 65536];
