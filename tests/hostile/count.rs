@@ -15,7 +15,6 @@ use serde_json::Value;
 use tidegate::app::Signal;
 
 use crate::support::backend::ok;
-use crate::support::proxy::single;
 use crate::support::{Backend, Client, Tidegate, eventually};
 
 /// Conversations with one tidegate at a time, so that they share workers, pools and backend connections.
@@ -49,6 +48,8 @@ struct Sent {
 enum Payload {
     Nothing,
     Bytes(Vec<u8>),
+    /// So many bytes that they do not come at once.
+    Large(usize),
     /// Another request, with an id of its own, that must never be taken for one.
     Request,
     /// The same behind what ends a chunked body.
@@ -176,7 +177,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         2 => Just(Payload::Nothing),
         2 => prop::collection::vec(any::<u8>(), 1..200).prop_map(Payload::Bytes),
         1 => prop::collection::vec(select(&b"\r\n0;: GETx"[..]), 1..40).prop_map(Payload::Bytes),
-        1 => prop::collection::vec(any::<u8>(), 20_000..40_000).prop_map(Payload::Bytes),
+        1 => (20_000..40_000_usize).prop_map(Payload::Large),
         3 => Just(Payload::Request),
         3 => Just(Payload::EndAndRequest),
     ]
@@ -300,6 +301,9 @@ impl Round {
         let before = match payload {
             Payload::Nothing => return Vec::new(),
             Payload::Bytes(bytes) => return bytes.clone(),
+            Payload::Large(length) => {
+                return b"GET / HTTP/1.1\r\n\r\n0\r\n".iter().copied().cycle().take(*length).collect();
+            }
             Payload::Request => "",
             Payload::EndAndRequest => "\r\n0\r\n\r\n",
         };
@@ -459,7 +463,8 @@ struct Outcome {
     answered: BTreeSet<String>,
 }
 
-/// Sends a round through a tidegate of its own and waits until nothing moves any more.
+/// Sends a round through a tidegate of its own, which passes on the methods that every parser knows (behind a wrong length
+/// a request may well begin in the middle of one), and waits until nothing moves any more.
 fn play(round: &Round) -> Outcome {
     let ended = Arc::new(AtomicUsize::new(0));
     let backend = Backend::scripted({
@@ -474,9 +479,11 @@ fn play(round: &Round) -> Outcome {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("access.log");
     let mut tidegate = Tidegate::start(&format!(
-        "access_log: {}\ntimeouts: {{ header: 200ms, body_idle: 200ms, keep_alive: 200ms }}\n{}",
+        "access_log: {}\ntimeouts: {{ header: 200ms, body_idle: 200ms, keep_alive: 200ms }}\n\
+         backends:\n  only: {{ endpoints: [\"{}\"] }}\n\
+         routes:\n  - match: {{ method: [GET, POST, PUT, HEAD, OPTIONS, DELETE] }}\n    backend: only\n",
         log.display(),
-        single(&backend)
+        backend.url()
     ));
     std::thread::scope(|scope| {
         for (stream, writes) in &round.streams {
@@ -525,8 +532,8 @@ fn talk(mut client: Client, stream: &[u8], writes: &[usize]) {
 fn agreed(readings: Vec<[Reading; 2]>) -> Result<Vec<Seen>, TestCaseError> {
     let mut seen = Vec::new();
     for [one, other] in readings {
-        prop_assert_eq!(&one.error, &None, "h11 reads it all: {:?}", one);
-        prop_assert_eq!(&other.error, &None, "httptools reads it all: {:?}", other);
+        prop_assert_eq!(&one.error, &None, "h11 reads it all");
+        prop_assert_eq!(&other.error, &None, "httptools reads it all");
         prop_assert_eq!(&one, &other, "both read the same");
         seen.extend(one.requests);
     }
@@ -553,7 +560,7 @@ fn check(round: &Round, outcome: &Outcome, seen: &[Seen]) -> Result<(), TestCase
 fn what_a_backend_sees_is_what_tidegate_passed_on() {
     let parsers = RefCell::new(Parsers::start());
     let (plain, plain_seen) = (Cell::new(0), Cell::new(0));
-    let config = Config { cases: ROUNDS, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
+    let config = Config { cases: ROUNDS, failure_persistence: None, max_shrink_iters: 100, ..Config::default() };
     let played = TestRunner::new(config).run(&prop::collection::vec(conversation(), AT_ONCE), |conversations| {
         let round = Round::of(&conversations);
         let outcome = play(&round);

@@ -240,6 +240,17 @@ fn a_body_over_the_limit_is_too_large_by_its_word_and_by_its_deed() {
 }
 
 #[test]
+fn a_length_that_few_can_count_to_is_too_large() {
+    all_refused(
+        413,
+        [
+            ("2^63", post("content-length: 9223372036854775808\r\n", "ab")),
+            ("almost 2^64", post("content-length: 18446744073709551610\r\n", "ab")),
+        ],
+    );
+}
+
+#[test]
 fn chunks_that_are_none_end_the_request_on_both_sides() {
     let backend = Backend::named("only");
     let tidegate = Tidegate::before(&backend);
