@@ -150,7 +150,7 @@ impl Watch {
     pub(super) fn flushed(&self) {
         if self.stage.get() == Stage::Flushing {
             self.stage.set(Stage::Idle);
-            self.wait_until(Wait::Request, self.idle_since.get() + DOZE_AFTER);
+            self.wait_until(Wait::Request, self.idle_since.get() + DOZE_AFTER.min(self.timeouts.keep_alive));
         }
     }
 
