@@ -2,5 +2,10 @@
 //! one thing is claimed. One binary, so that it links once.
 
 mod architecture;
+mod drain;
+mod faults;
+mod process;
+mod reload;
+mod rollback;
 mod routing;
 mod support;
