@@ -5,6 +5,7 @@
 
 mod exposition;
 mod histogram;
+pub mod process;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -12,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-//pub use exposition::render;
+pub use exposition::{CONTENT_TYPE, ConfigGauges, RolloutGauges, Scrape, render};
 pub use histogram::{Distribution, Histogram};
 
 use crate::policy::decision::{Reason, Side};

@@ -1,1 +1,469 @@
+//! The counters as Prometheus reads them.
+//!
+//! The names and labels are a promise to dashboards. A label holds what tidegate or its config chose, never what a client
+//! sent, so the number of series is bounded by the config.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prometheus::TextEncoder;
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+
+use super::process::Process;
+use super::{Class, Distribution, Failure, Registry, Series, Why};
+use crate::policy::bucket::Percent;
+use crate::policy::decision::{Reason, Side};
+
+/// The `content-type` of what [`render`] writes.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// The edges of the duration histogram: powers of two of a microsecond, from 64 us to 16.8 s. The shards count in finer
+/// buckets with an edge at each of these, so the counts are exact.
+const OCTAVES: std::ops::RangeInclusive<usize> = 6..=24;
+
+/// All that is told in one scrape.
+#[derive(Debug)]
+pub struct Scrape<'a> {
+    /// What happened.
+    pub registry: &'a Registry,
+    /// The rollouts in force.
+    pub rollouts: Vec<RolloutGauges<'a>>,
+    /// How the config was read.
+    pub config: ConfigGauges<'a>,
+    /// What the process uses; `None` where that cannot be known.
+    pub process: Option<Process>,
+    /// tidegate's version.
+    pub version: &'a str,
+}
+
+/// A rollout as it is in force.
+#[derive(Clone, Copy, Debug)]
+pub struct RolloutGauges<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What the config says.
+    pub configured: Percent,
+    /// What is in force.
+    pub effective: Percent,
+    /// Whether a latch holds it on OLD.
+    pub rolled_back: bool,
+}
+
+/// How the config was read.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfigGauges<'a> {
+    /// Which config is in force.
+    pub hash: &'a str,
+    /// Attempts to read it.
+    pub reloads: u64,
+    /// Whether the last attempt succeeded.
+    pub successful: bool,
+    /// When an attempt last succeeded.
+    pub succeeded_at: SystemTime,
+}
+
+/// Writes `scrape` in the text format 0.0.4.
+#[must_use]
+pub fn render(scrape: &Scrape<'_>) -> String {
+    let mut families = Families::default();
+    let series = Labelled::all(scrape.registry);
+    requests(&mut families, scrape, &series);
+    traffic(&mut families, &series);
+    rollouts(&mut families, &scrape.rollouts);
+    clients(&mut families, scrape.registry);
+    config(&mut families, scrape.config);
+    process(&mut families, scrape);
+    TextEncoder::new().encode_to_string(&families.0).expect("every family has a name and a metric")
+}
+
+/// A series with its labels, which are empty for requests that no rollout decides.
+struct Labelled {
+    rollout: String,
+    side: &'static str,
+    of: Meters,
+}
+
+enum Meters {
+    Unsplit(Arc<Series>),
+    Split(Arc<super::RolloutMeters>, Side),
+}
+
+impl Labelled {
+    /// Every series that ever was: counters do not vanish with a reload.
+    fn all(registry: &Registry) -> Vec<Self> {
+        let unsplit = Self { rollout: String::new(), side: "", of: Meters::Unsplit(registry.unsplit()) };
+        let split = registry.rollouts().into_iter().flat_map(|(name, meters)| {
+            Side::ALL.map(|side| Self {
+                rollout: name.clone(),
+                side: side.as_str(),
+                of: Meters::Split(Arc::clone(&meters), side),
+            })
+        });
+        std::iter::once(unsplit).chain(split).collect()
+    }
+
+    fn series(&self) -> &Series {
+        match &self.of {
+            Meters::Unsplit(series) => series,
+            Meters::Split(meters, side) => meters.side(*side),
+        }
+    }
+
+    fn labels(&self) -> [(&'static str, &str); 2] {
+        [("rollout", &self.rollout), ("side", self.side)]
+    }
+}
+
+fn requests(families: &mut Families, scrape: &Scrape<'_>, all: &[Labelled]) {
+    let mut metrics = Vec::new();
+    for labelled in all {
+        let live = scrape.rollouts.iter().any(|rollout| rollout.name == labelled.rollout);
+        for (why, class) in Why::ALL.into_iter().flat_map(|why| Class::ALL.map(|class| (why, class))) {
+            let count = labelled.series().requests(why, class);
+            // The series that a dashboard always needs is there before its first request.
+            let always = live && why == Why::Decided(Reason::Bucket) && class == Class::Success;
+            if count > 0 || always {
+                let [rollout, side] = labelled.labels();
+                metrics
+                    .push(counter(&[rollout, side, ("reason", why.as_str()), ("code_class", class.as_str())], count));
+            }
+        }
+    }
+    families.add(
+        "tidegate_requests_total",
+        "Requests that ended, by the side that answered, the reason it was chosen for, and how they ended. \
+         rollout and side are empty for requests that no rollout decides.",
+        MetricType::COUNTER,
+        metrics,
+    );
+}
+
+fn traffic(families: &mut Families, all: &[Labelled]) {
+    let inflight = |labelled: &Labelled| gauge(&labelled.labels(), exact(labelled.series().inflight()));
+    families.add(
+        "tidegate_request_duration_seconds",
+        "How long requests took, from the request head to the last byte of the answer.",
+        MetricType::HISTOGRAM,
+        all.iter().map(|labelled| histogram(&labelled.labels(), &labelled.series().durations())).collect(),
+    );
+    families.add(
+        "tidegate_inflight_requests",
+        "Requests that are running.",
+        MetricType::GAUGE,
+        all.iter().map(inflight).collect(),
+    );
+    families.add(
+        "tidegate_upstream_failures_total",
+        "What went wrong between tidegate and a backend. cause=\"stale\" is a kept connection that the backend closed as \
+         it was used again: harmless.",
+        MetricType::COUNTER,
+        all.iter().flat_map(failures).collect(),
+    );
+}
+
+fn failures(labelled: &Labelled) -> Vec<Metric> {
+    let [rollout, side] = labelled.labels();
+    let count = |failure| (failure, labelled.series().failures(failure));
+    let metric = |(failure, count): (Failure, u64)| counter(&[rollout, side, ("cause", failure.as_str())], count);
+    Failure::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).map(metric).collect()
+}
+
+fn rollouts(families: &mut Families, live: &[RolloutGauges<'_>]) {
+    let percents = live.iter().flat_map(|rollout| {
+        let of = |kind, percent: Percent| gauge(&[("rollout", rollout.name), ("kind", kind)], percent.as_f64());
+        [of("configured", rollout.configured), of("effective", rollout.effective)]
+    });
+    families.add(
+        "tidegate_rollout_percent",
+        "Share of the keys that the new side serves, 0 to 100: what the config says, and what is in force.",
+        MetricType::GAUGE,
+        percents.collect(),
+    );
+    families.add(
+        "tidegate_rollback_active",
+        "1 while the rollout is rolled back, so that everybody is on the old side.",
+        MetricType::GAUGE,
+        live.iter().map(|rollout| gauge(&[("rollout", rollout.name)], flag(rollout.rolled_back))).collect(),
+    );
+}
+
+fn clients(families: &mut Families, registry: &Registry) {
+    families.gauge(
+        "tidegate_client_connections",
+        "Connections from clients that are open.",
+        exact(registry.open_connections()),
+    );
+    families.counter(
+        "tidegate_accept_errors_total",
+        "Connections that could not be accepted, for want of file descriptors or memory.",
+        registry.accept_errors.load(Relaxed),
+    );
+    families.counter(
+        "tidegate_access_log_dropped_total",
+        "Access log lines that were dropped because the disk or the terminal was too slow.",
+        registry.log_dropped.load(Relaxed),
+    );
+}
+
+fn config(families: &mut Families, config: ConfigGauges<'_>) {
+    families.counter(
+        "tidegate_config_reloads_total",
+        "Attempts to read the config, the one at the start included.",
+        config.reloads,
+    );
+    families.gauge(
+        "tidegate_config_last_reload_successful",
+        "1 if the last attempt to read the config succeeded; 0 while an older config is in force than the file holds.",
+        flag(config.successful),
+    );
+    families.gauge(
+        "tidegate_config_last_reload_success_timestamp_seconds",
+        "When the config was last read with success.",
+        config.succeeded_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+    );
+    families.add(
+        "tidegate_config_info",
+        "Which config is in force: a hash of its bytes.",
+        MetricType::GAUGE,
+        vec![gauge(&[("hash", config.hash)], 1.0)],
+    );
+}
+
+fn process(families: &mut Families, scrape: &Scrape<'_>) {
+    families.add(
+        "tidegate_build_info",
+        "Which tidegate this is.",
+        MetricType::GAUGE,
+        vec![gauge(&[("version", scrape.version)], 1.0)],
+    );
+    let Some(process) = scrape.process else { return };
+    families.add(
+        "process_cpu_seconds_total",
+        "User and system time in seconds.",
+        MetricType::COUNTER,
+        vec![counted(&[], process.cpu_seconds)],
+    );
+    families.gauge("process_resident_memory_bytes", "Memory held in bytes.", exact(process.resident_bytes));
+    families.gauge("process_open_fds", "Open file descriptors.", exact(process.open_fds));
+    if let Some(max_fds) = process.max_fds {
+        families.gauge("process_max_fds", "How many file descriptors may be open.", exact(max_fds));
+    }
+    families.gauge("process_start_time_seconds", "When the process started.", process.start_time_seconds);
+    families.gauge("process_threads", "Threads.", exact(process.threads));
+}
+
+// -- the crate's own shapes
+
+#[derive(Default)]
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    /// A family without metrics is left out: the text format has no way to write one.
+    fn add(&mut self, name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) {
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(name.to_owned());
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: f64) {
+        self.add(name, help, MetricType::GAUGE, vec![gauge(&[], value)]);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, count: u64) {
+        self.add(name, help, MetricType::COUNTER, vec![counter(&[], count)]);
+    }
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    Metric::from_label(labels.iter().map(pair).collect())
+}
+
+fn gauge(labels: &[(&str, &str)], value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = labelled(labels);
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
+    counted(labels, exact(count))
+}
+
+fn counted(labels: &[(&str, &str)], value: f64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    let mut metric = labelled(labels);
+    metric.set_counter(counter);
+    metric
+}
+
+fn histogram(labels: &[(&str, &str)], durations: &Distribution) -> Metric {
+    let bucket = |octave: usize| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(exact(1 << octave) / 1e6);
+        bucket.set_cumulative_count(durations.count_below_octave(octave));
+        bucket
+    };
+    let mut histogram = Histogram::default();
+    histogram.set_sample_count(durations.count());
+    histogram.set_sample_sum(durations.sum_seconds());
+    histogram.set_bucket(OCTAVES.map(bucket).collect());
+    let mut metric = labelled(labels);
+    metric.set_histogram(histogram);
+    metric
+}
+
+fn flag(is_set: bool) -> f64 {
+    f64::from(u8::from(is_set))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "Prometheus counts in f64, exact up to 2^53")]
+fn exact(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn scrape(registry: &Registry) -> Scrape<'_> {
+        Scrape {
+            registry,
+            rollouts: vec![RolloutGauges {
+                name: "ledger",
+                configured: Percent::from_f64(12.5).unwrap(),
+                effective: Percent::ZERO,
+                rolled_back: true,
+            }],
+            config: ConfigGauges {
+                hash: "00c0ffee00c0ffee",
+                reloads: 3,
+                successful: false,
+                succeeded_at: UNIX_EPOCH + Duration::from_millis(1_500),
+            },
+            process: None,
+            version: "0.1.0",
+        }
+    }
+
+    fn told(registry: &Registry) -> Vec<String> {
+        render(&scrape(registry)).lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect()
+    }
+
+    #[track_caller]
+    fn assert_told(registry: &Registry, line: &str) {
+        let told = told(registry);
+        assert!(told.iter().any(|told| told == line), "{line}\nis not in\n{}", told.join("\n"));
+    }
+
+    #[test]
+    fn a_live_rollout_has_zeros_before_its_first_request() {
+        let registry = Registry::new(1);
+        let _ = registry.rollout("ledger");
+        for side in ["old", "new"] {
+            let labels = format!("rollout=\"ledger\",side=\"{side}\"");
+            assert_told(
+                &registry,
+                &format!("tidegate_requests_total{{{labels},reason=\"bucket\",code_class=\"2xx\"}} 0"),
+            );
+            assert_told(&registry, &format!("tidegate_inflight_requests{{{labels}}} 0"));
+            assert_told(&registry, &format!("tidegate_request_duration_seconds_count{{{labels}}} 0"));
+        }
+        let requests = told(&registry).iter().filter(|line| line.starts_with("tidegate_requests_total")).count();
+        assert_eq!(requests, 2, "nothing else that is zero");
+    }
+
+    #[test]
+    fn requests_are_told_by_side_reason_and_class() {
+        let registry = Registry::new(2);
+        let meters = registry.rollout("ledger");
+        let shard = meters.side(Side::New).shard(1);
+        shard.begin();
+        shard.end(Why::Decided(Reason::Force), Class::ServerError, Duration::from_micros(100));
+        shard.begin();
+        shard.fail(Failure::ConnectTimeout);
+        let labels = "rollout=\"ledger\",side=\"new\"";
+        assert_told(&registry, &format!("tidegate_requests_total{{{labels},reason=\"force\",code_class=\"5xx\"}} 1"));
+        assert_told(&registry, &format!("tidegate_inflight_requests{{{labels}}} 1"));
+        assert_told(&registry, &format!("tidegate_upstream_failures_total{{{labels},cause=\"connect_timeout\"}} 1"));
+        assert_told(&registry, &format!("tidegate_request_duration_seconds_bucket{{{labels},le=\"0.000064\"}} 0"));
+        assert_told(&registry, &format!("tidegate_request_duration_seconds_bucket{{{labels},le=\"0.000128\"}} 1"));
+        assert_told(&registry, &format!("tidegate_request_duration_seconds_bucket{{{labels},le=\"16.777216\"}} 1"));
+        assert_told(&registry, &format!("tidegate_request_duration_seconds_bucket{{{labels},le=\"+Inf\"}} 1"));
+        assert_told(&registry, &format!("tidegate_request_duration_seconds_sum{{{labels}}} 0.0001"));
+    }
+
+    #[test]
+    fn requests_without_a_rollout_have_empty_labels() {
+        let registry = Registry::new(1);
+        let unsplit = registry.unsplit();
+        unsplit.shard(0).begin();
+        unsplit.shard(0).end(Why::Unrouted, Class::ClientError, Duration::from_micros(10));
+        let labels = "rollout=\"\",side=\"\",reason=\"unrouted\",code_class=\"4xx\"";
+        assert_told(&registry, &format!("tidegate_requests_total{{{labels}}} 1"));
+    }
+
+    #[test]
+    fn gauges_tell_what_is_in_force() {
+        let registry = Registry::new(1);
+        for line in [
+            "tidegate_rollout_percent{rollout=\"ledger\",kind=\"configured\"} 12.5",
+            "tidegate_rollout_percent{rollout=\"ledger\",kind=\"effective\"} 0",
+            "tidegate_rollback_active{rollout=\"ledger\"} 1",
+            "tidegate_config_reloads_total 3",
+            "tidegate_config_last_reload_successful 0",
+            "tidegate_config_last_reload_success_timestamp_seconds 1.5",
+            "tidegate_config_info{hash=\"00c0ffee00c0ffee\"} 1",
+            "tidegate_build_info{version=\"0.1.0\"} 1",
+            "tidegate_client_connections 0",
+            "tidegate_accept_errors_total 0",
+            "tidegate_access_log_dropped_total 0",
+        ] {
+            assert_told(&registry, line);
+        }
+    }
+
+    #[test]
+    fn counters_of_a_rollout_that_is_gone_stay() {
+        let registry = Registry::new(1);
+        let shard_of_gone = registry.rollout("gone");
+        shard_of_gone.side(Side::Old).shard(0).begin();
+        assert_told(&registry, "tidegate_inflight_requests{rollout=\"gone\",side=\"old\"} 1");
+        assert!(!told(&registry).iter().any(|line| line.starts_with("tidegate_rollout_percent{rollout=\"gone\"")));
+    }
+
+    #[test]
+    fn every_family_has_help() {
+        let registry = Registry::new(1);
+        let _ = registry.rollout("ledger");
+        let process = Process {
+            cpu_seconds: 1.25,
+            resident_bytes: 4096,
+            open_fds: 9,
+            max_fds: Some(1024),
+            start_time_seconds: 17.0,
+            threads: 3,
+        };
+        let text = render(&Scrape { process: Some(process), ..scrape(&registry) });
+        let families = text.lines().filter(|line| line.starts_with("# TYPE")).count();
+        assert_eq!(families, text.lines().filter(|line| line.starts_with("# HELP")).count());
+        for line in ["process_cpu_seconds_total 1.25", "process_max_fds 1024", "process_threads 3"] {
+            assert!(text.lines().any(|told| told == line), "{line} in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! The command line: a file a verb.
+//!
+//! Exit codes: 0 done, 1 failed or refused, 2 wrong usage. What was asked for goes to standard output, everything else to
+//! standard error.
+
+mod admin_client;
+mod check;
+mod explain;
+mod healthcheck;
+mod output;
+mod schema;
+mod status;
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use admin_client::{AdminArgs, AdminUrl, ClientError, Reply, get};
+pub use check::CheckArgs;
+pub use explain::ExplainArgs;
+pub use healthcheck::HealthcheckArgs;
+pub use status::StatusArgs;
+
+/// A reverse proxy that decides, request by request, whether the OLD or the NEW version of a service answers.
+///
+/// It keeps every user on one side, changes the split without a restart, and goes back to OLD in one move.
+/// Start with `tidegate demo`.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the proxy in the foreground
+    ///
+    /// HUP reads the config again, TERM and INT let running requests end (a second one does not wait for them).
+    Run(RunArgs),
+    /// Tell whether a config is right, and if not, what is wrong where
+    Check(CheckArgs),
+    /// Tell which side answers a request, and why, step by step
+    Explain(ExplainArgs),
+    /// Print the JSON Schema of the config
+    Schema,
+    /// Show what is in force and what the traffic does
+    Status(StatusArgs),
+    /// Exit 0 if the process is ready for traffic, 1 if not (for Docker and scripts)
+    Healthcheck(HealthcheckArgs),
+    /// Try it: two toy backends, the proxy and the admin API in one process
+    Demo(DemoArgs),
+}
+
+/// Arguments of `tidegate run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunArgs {
+    /// The config: YAML, TOML or JSON by its extension
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// Arguments of `tidegate demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Where the demo keeps its config, for you to edit while it runs [default: a new folder here]
+    #[arg(long, value_name = "FOLDER")]
+    pub dir: Option<PathBuf>,
+    /// Where the demo's proxy listens
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+}
+
+/// Does what the command line says. `run` and `demo` start a proxy, which is not the command line's own business.
+pub fn main(
+    run: impl FnOnce(RunArgs) -> anyhow::Result<ExitCode>,
+    demo: impl FnOnce(DemoArgs) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
+    let done = match Cli::parse().verb {
+        Verb::Run(args) => run(args),
+        Verb::Check(args) => check::run(&args),
+        Verb::Explain(args) => explain::run(&args),
+        Verb::Schema => schema::run(),
+        Verb::Status(args) => status::run(&args),
+        Verb::Healthcheck(args) => healthcheck::run(&args),
+        Verb::Demo(args) => demo(args),
+    };
+    done.unwrap_or_else(|error| failed(&error))
+}
+
+/// Tells what went wrong. A reader that has seen enough (`| head`) is nothing wrong.
+fn failed(error: &anyhow::Error) -> ExitCode {
+    if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    // If nobody can be told, the exit code still says it.
+    let _ = writeln!(io::stderr(), "tidegate: {error:#}");
+    ExitCode::FAILURE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
