@@ -45,7 +45,8 @@ fn term_and_int_drain_and_end_well() {
 fn a_second_term_ends_at_once_and_well() {
     let backend = silent();
     let mut tidegate = Process::start(&format!("{SHUTDOWN}{}", single(&backend)));
-    tidegate.client().send("GET / HTTP/1.1\r\nhost: service\r\n\r\n");
+    let mut client = tidegate.client();
+    client.send("GET / HTTP/1.1\r\nhost: service\r\n\r\n");
     eventually("the request is running", || backend.requests().len() == 1);
     let begun = Instant::now();
     tidegate.signal("TERM");
@@ -59,6 +60,7 @@ fn a_second_term_ends_at_once_and_well() {
 fn hup_reloads() {
     let (old, new) = (Backend::named("old"), Backend::named("new"));
     let keys = tempfile::NamedTempFile::new().unwrap();
+    fs::write(keys.path(), "1\n").unwrap();
     let rules = format!("  rules:\n    - {{ keys_file: {}, side: new }}\n", keys.path().display());
     let tidegate = Process::start(&format!("{SHUTDOWN}{}", split(&old, &new, "0", &rules)));
     let mut client = tidegate.client();

@@ -253,7 +253,7 @@ fn changes_nothing(bad: impl FnOnce(&Path)) -> String {
     bad(&scene.tidegate.config_path());
     scene.eventually_refused();
     scene.eventually_at(5);
-    assert_eq!(scene.tidegate.metric("tidegate_rollout_percent{kind=\"effective\",rollout=\"default\"}"), 5.0);
+    assert_eq!(scene.tidegate.metric("tidegate_rollout_percent{rollout=\"default\",kind=\"effective\"}"), 5.0);
     let status: serde_json::Value = serde_json::from_slice(&scene.tidegate.admin("/api/v1/status").body).unwrap();
     assert_eq!(status["reload"]["successful"], false);
     let error = status["reload"]["error"].as_str().unwrap().to_owned();
@@ -479,14 +479,16 @@ fn a_long_answer_does_not_keep_the_idle_connections_of_a_backend_that_is_gone() 
 fn a_running_request_finishes_on_the_backend_where_it_began() {
     let (go, may_go) = std::sync::mpsc::channel::<()>();
     let may_go = Mutex::new(may_go);
-    let slow = Backend::answering(move |_| {
-        let _dropped_if_the_story_fails = may_go.lock().unwrap().recv();
+    let slow = Backend::answering(move |request| {
+        if request.target == "/slow" {
+            let _dropped_if_the_story_fails = may_go.lock().unwrap().recv();
+        }
         ok(&[("x-backend", "slow")], b"done")
     });
     let (old, newer) = (Backend::named("old"), Backend::named("newer"));
     let tidegate = Tidegate::splitting(&old, &slow, 50);
     let mut running = tidegate.client();
-    running.send("GET / HTTP/1.1\r\nhost: service\r\nx-user-id: 10\r\n\r\n");
+    running.send("GET /slow HTTP/1.1\r\nhost: service\r\nx-user-id: 10\r\n\r\n");
     eventually("the request is running", || slow.requests().len() == 1);
     tidegate.edit(&split(&old, &newer, "50", ""));
     let mut client = tidegate.client();
