@@ -24,12 +24,18 @@ pub use explain::ExplainArgs;
 pub use healthcheck::HealthcheckArgs;
 pub use status::StatusArgs;
 
-/// A reverse proxy that decides, request by request, whether the OLD or the NEW version of a service answers.
-///
-/// It keeps every user on one side, changes the split without a restart, and goes back to OLD in one move.
-/// Start with `tidegate demo`.
+/// What stands above the verbs in `tidegate --help`, broken by hand to fit 80 columns.
+const LONG_ABOUT: &str = "\
+tidegate is a reverse proxy that decides, request by request, whether the OLD or
+the NEW version of a service answers. It keeps every user on one side, changes
+the split without a restart, and goes back to OLD in one move.
+
+Start with `tidegate demo`.";
+
+/// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "tidegate", version, max_term_width = 100)]
+#[command(name = "tidegate", version, about = "A reverse proxy that moves users from OLD to NEW, and back in one move")]
+#[command(long_about = LONG_ABOUT)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
@@ -38,8 +44,6 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Run the proxy in the foreground
-    ///
-    /// HUP reads the config again, TERM and INT let running requests end (a second one does not wait for them).
     Run(RunArgs),
     /// Tell whether a config is right, and if not, what is wrong where
     Check(CheckArgs),
@@ -49,7 +53,7 @@ enum Verb {
     Schema,
     /// Show what is in force and what the traffic does
     Status(StatusArgs),
-    /// Exit 0 if the process is ready for traffic, 1 if not (for Docker and scripts)
+    /// Exit 0 if the process is ready for traffic, 1 if not
     Healthcheck(HealthcheckArgs),
     /// Try it: two toy backends, the proxy and the admin API in one process
     Demo(DemoArgs),
@@ -57,6 +61,9 @@ enum Verb {
 
 /// Arguments of `tidegate run`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "HUP reads the config again. TERM and INT let running requests end; a second one does\nnot wait for them."
+)]
 pub struct RunArgs {
     /// The config: YAML, TOML or JSON by its extension
     #[arg(short, long, value_name = "FILE")]
@@ -66,7 +73,7 @@ pub struct RunArgs {
 /// Arguments of `tidegate demo`.
 #[derive(Clone, Debug, Args)]
 pub struct DemoArgs {
-    /// Where the demo keeps its config, for you to edit while it runs [default: a new folder here]
+    /// Where its config is kept, to be edited while it runs
     #[arg(long, value_name = "FOLDER")]
     pub dir: Option<PathBuf>,
     /// Where the demo's proxy listens

@@ -67,7 +67,7 @@ pub fn parse(text: &[u8], path: &Path, environment: Environment<'_>) -> Result<C
     if text.len() as u64 > LARGEST {
         return Err(refused(file::too_large(LARGEST).unlocated()));
     }
-    let mut document = Document::read(text, format).map_err(refused)?;
+    let mut document = Document::read(text, format).map_err(|fault| refused(*fault))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text));
     let mut faults = Faults::default();

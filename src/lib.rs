@@ -18,3 +18,4 @@ pub mod proxy;
 pub mod admin;
 
 pub mod app;
+pub mod cli;

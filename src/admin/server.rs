@@ -60,8 +60,8 @@ pub(super) async fn serve_with(
     shutdown: impl Future<Output = ()>,
     patience: Patience,
 ) -> io::Result<()> {
-    // Holds what removes the socket file; it goes when the last connection has ended.
-    let Listener { socket, .. } = &listener;
+    // The socket file is removed when this is dropped: at the end, however it comes.
+    let Listener { socket, file: _file, .. } = listener;
     let (acceptor, door) = Acceptor::of(socket)?;
     let router = api::router(overview, door);
     let (open, closing) = watch::channel(());
@@ -102,10 +102,10 @@ enum Client {
 }
 
 impl Acceptor {
-    fn of(socket: &Socket) -> io::Result<(Self, Door)> {
+    fn of(socket: Socket) -> io::Result<(Self, Door)> {
         Ok(match socket {
-            Socket::Tcp(listener) => (Self::Tcp(TcpListener::from_std(listener.try_clone()?)?), Door::Tcp),
-            Socket::Unix(listener) => (Self::Unix(UnixListener::from_std(listener.try_clone()?)?), Door::Unix),
+            Socket::Tcp(listener) => (Self::Tcp(TcpListener::from_std(listener)?), Door::Tcp),
+            Socket::Unix(listener) => (Self::Unix(UnixListener::from_std(listener)?), Door::Unix),
         })
     }
 

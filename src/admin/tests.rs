@@ -42,15 +42,23 @@ struct Admin {
 
 impl Admin {
     fn start() -> Self {
-        Self::start_at(&AdminAddress::Tcp("127.0.0.1:0".parse().unwrap()), Patience::default())
+        Self::start_latched(&[])
+    }
+
+    fn start_latched(latches: &[Latch]) -> Self {
+        Self::start_as(&any_port(), Patience::default(), latches)
     }
 
     fn start_at(address: &AdminAddress, patience: Patience) -> Self {
+        Self::start_as(address, patience, &[])
+    }
+
+    fn start_as(address: &AdminAddress, patience: Patience, latches: &[Latch]) -> Self {
         let listener: Listener = bind(address).unwrap();
         let registry = Arc::new(Registry::new(1));
         let (leaving, leaving_seen) = watch::channel(false);
         let (ending, ending_seen) = watch::channel(Ending::Running);
-        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(&registry, vec![])));
+        let snapshot = Arc::new(ArcSwap::from_pointee(snapshot(&registry, latches)));
         let path = PathBuf::from("/etc/tidegate.json");
         let state_dir = Some(PathBuf::from("/var/lib/tidegate"));
         let overview = Arc::new(Overview::new(snapshot, registry, ending_seen, leaving_seen, path, state_dir));
@@ -74,15 +82,16 @@ impl Admin {
     async fn ask(&self, request: &str) -> Answer {
         ask(self.connect().await, request).await
     }
-
-    fn put_in_force(&self, latches: Vec<Latch>) {
-        self.overview.snapshot.store(Arc::new(snapshot(&self.overview.registry, latches)));
-    }
 }
 
-fn snapshot(registry: &Registry, latches: Vec<Latch>) -> Snapshot {
+/// A loopback port that the system chooses.
+fn any_port() -> AdminAddress {
+    AdminAddress::Tcp("127.0.0.1:0".parse().unwrap())
+}
+
+fn snapshot(registry: &Registry, latches: &[Latch]) -> Snapshot {
     let config = config::parse(CONFIG.as_bytes(), Path::new("tidegate.json"), &|_| None).unwrap();
-    Snapshot::build(&config, 7, SystemTime::UNIX_EPOCH + Duration::from_secs(86_400), registry, |_| latches.clone())
+    Snapshot::build(&config, 7, SystemTime::UNIX_EPOCH + Duration::from_secs(86_400), registry, |_| latches.to_vec())
 }
 
 struct Answer {
@@ -158,10 +167,9 @@ async fn status_shows_the_layers_side_by_side() {
 
 #[tokio::test]
 async fn a_rollback_tells_its_doors_and_how_to_undo_each() {
-    let admin = Admin::start();
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
     let latch = |source| Latch { source, at };
-    admin.put_in_force(vec![latch(LatchSource::ConfigRollout), latch(LatchSource::FlagFile)]);
+    let admin = Admin::start_latched(&[latch(LatchSource::ConfigRollout), latch(LatchSource::FlagFile)]);
     let rollout = admin.get("/api/v1/rollouts/ledger").await.json();
     assert_eq!(rollout["percent"]["effective"], 0.0);
     assert_eq!(rollout["rollback"]["active"], true);
@@ -295,7 +303,7 @@ async fn hung_up(mut stream: TcpStream) {
 
 #[tokio::test]
 async fn dawdlers_are_shown_out() {
-    let admin = Admin::start_at(&AdminAddress::Tcp("127.0.0.1:0".parse().unwrap()), in_a_hurry());
+    let admin = Admin::start_at(&any_port(), in_a_hurry());
     hung_up(admin.connect().await).await;
     let mut slow = admin.connect().await;
     slow.write_all(b"GET /livez HT").await.unwrap();
@@ -308,13 +316,13 @@ async fn dawdlers_are_shown_out() {
 #[tokio::test]
 async fn no_connection_lasts_for_ever() {
     let patience = Patience { connection: Duration::from_millis(100), ..Patience::default() };
-    let admin = Admin::start_at(&AdminAddress::Tcp("127.0.0.1:0".parse().unwrap()), patience);
+    let admin = Admin::start_at(&any_port(), patience);
     hung_up(admin.connect().await).await;
 }
 
 #[tokio::test]
 async fn a_full_house_makes_others_wait_not_fail() {
-    let admin = Admin::start_at(&AdminAddress::Tcp("127.0.0.1:0".parse().unwrap()), in_a_hurry());
+    let admin = Admin::start_at(&any_port(), in_a_hurry());
     let mut crowd = Vec::new();
     for _ in 0..80 {
         crowd.push(admin.connect().await);
@@ -324,7 +332,7 @@ async fn a_full_house_makes_others_wait_not_fail() {
 
 #[tokio::test]
 async fn the_end_does_not_wait_for_clients_that_stay() {
-    let admin = Admin::start_at(&AdminAddress::Tcp("127.0.0.1:0".parse().unwrap()), Patience::default());
+    let admin = Admin::start_at(&any_port(), Patience::default());
     let mut kept = admin.connect().await;
     kept.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let mut some = [0; 16];

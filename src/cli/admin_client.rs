@@ -26,8 +26,14 @@ const LARGEST: usize = 16 << 20;
 /// Which instance is asked.
 #[derive(Clone, Debug, Args)]
 pub struct AdminArgs {
-    /// The instance's admin address: http://HOST:PORT or unix:/PATH
-    #[arg(long, env = "TIDEGATE_ADMIN", value_name = "URL", default_value = "http://127.0.0.1:9901")]
+    /// Which instance: http://HOST:PORT or unix:/PATH
+    #[arg(
+        long,
+        env = "TIDEGATE_ADMIN",
+        hide_env_values = true,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:9901"
+    )]
     pub admin: AdminUrl,
 }
 

@@ -6,13 +6,11 @@ use std::io::{self, IsTerminal as _, Write as _};
 use clap::ValueEnum;
 use serde::Serialize;
 
-/// For whom an answer is written.
+/// For whom an answer is written: people or programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For people
     #[default]
     Text,
-    /// For programs
     Json,
 }
 
@@ -44,7 +42,7 @@ impl Paint {
     pub(super) fn detect() -> Self {
         let objected = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { is_on: io::stdout().is_terminal() && !objected && !is_dumb }
+        if io::stdout().is_terminal() && !objected && !is_dumb { Self { is_on: true } } else { Self::NONE }
     }
 
     pub(super) fn bold(self, text: impl Display) -> String {

@@ -25,7 +25,7 @@ pub(super) fn read<T: DeserializeOwned>(document: &mut Document, faults: &mut Fa
                 let place = error.place();
                 document.refuse(&place);
                 let place = if error.key { place.as_key() } else { place };
-                faults.add(place, error.complaint);
+                faults.add(place, *error.complaint);
             }
         }
     }
@@ -35,14 +35,14 @@ pub(super) fn read<T: DeserializeOwned>(document: &mut Document, faults: &mut Fa
 /// A complaint, and the way to it from the innermost step out.
 #[derive(Debug)]
 pub(super) struct Error {
-    complaint: Complaint,
+    complaint: Box<Complaint>,
     outward: Vec<Step>,
     key: bool,
 }
 
 impl Error {
     fn new(complaint: Complaint) -> Self {
-        Self { complaint, outward: Vec::new(), key: false }
+        Self { complaint: Box::new(complaint), outward: Vec::new(), key: false }
     }
 
     fn within(mut self, step: Step) -> Self {
@@ -72,8 +72,11 @@ impl de::Error for Error {
         Self::new(Complaint::new(message.to_string()))
     }
 
-    fn invalid_type(_: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        wrong_kind(expected.to_string())
+    fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> Self {
+        match found {
+            de::Unexpected::Unit => no_value(),
+            _ => wrong_kind(expected.to_string()),
+        }
     }
 
     fn unknown_field(field: &str, known: &'static [&'static str]) -> Self {

@@ -1,4 +1,4 @@
-//! The file as a tree in which every value and every key knows its line and column, whatever the format.
+//! The file as a tree in which every value and every key knows where it stands, whatever the format.
 //!
 //! The formats differ only up to here: YAML, TOML and JSON become the same tree, so that a key, a default or an error
 //! means the same in all three. The readers refuse duplicate keys, and stop early at files that are too deep.
@@ -35,7 +35,7 @@ impl Format {
     }
 }
 
-/// A place in the text: line and column, in characters, counted from 1.
+/// Line and column, in characters, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) line: usize,
@@ -43,13 +43,19 @@ pub(super) struct Position {
 }
 
 impl Position {
-    pub(super) const START: Self = Self { line: 1, column: 1 };
+    /// Where the byte at `offset` stands.
+    pub(super) fn of(offset: usize, text: &str) -> Self {
+        let before = text.get(..offset).unwrap_or(text);
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        Self { line, column: before[start..].chars().count() + 1 }
+    }
 }
 
-/// A value and where it stands.
+/// A value, and the byte at which it stands.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) at: Position,
+    pub(super) at: usize,
     pub(super) value: Value,
     /// Whether it was complained about already: reading passes over it to find what else is wrong.
     pub(super) refused: bool,
@@ -59,7 +65,7 @@ pub(super) struct Node {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) key: String,
-    pub(super) at: Position,
+    pub(super) at: usize,
     pub(super) node: Node,
 }
 
@@ -88,7 +94,7 @@ pub(super) struct Expanded {
 }
 
 impl Node {
-    pub(super) fn new(at: Position, value: Value) -> Self {
+    pub(super) fn new(at: usize, value: Value) -> Self {
         Self { at, value, refused: false }
     }
 
@@ -106,7 +112,7 @@ impl Node {
         }
     }
 
-    fn child(&self, step: &Step) -> Option<(Position, &Self)> {
+    fn child(&self, step: &Step) -> Option<(usize, &Self)> {
         match (&self.value, step) {
             (Value::Map(entries), Step::Key(key)) => {
                 entries.iter().find(|entry| entry.key == *key).map(|entry| (entry.at, &entry.node))
@@ -199,7 +205,7 @@ pub(super) struct Document {
 
 impl Document {
     /// Reads `bytes`, or says what and where the first thing is that is not `format`.
-    pub(super) fn read(bytes: &[u8], format: Format) -> Result<Self, Fault> {
+    pub(super) fn read(bytes: &[u8], format: Format) -> Result<Self, Box<Fault>> {
         let text = decode(bytes)?;
         let root = match format {
             Format::Yaml => yaml::read(text),
@@ -207,11 +213,11 @@ impl Document {
             Format::Json => json::read(text),
         };
         let root = match root {
-            _ if is_empty(text, format) => Err(SyntaxError::at(Position::START, empty())),
+            _ if is_empty(text, format) => Err(SyntaxError::at(0, empty())),
             Ok(root) if !matches!(root.value, Value::Map(_)) => Err(SyntaxError::at(root.at, not_a_map())),
             root => root,
         };
-        let root = root.map_err(|error| error.complaint.located(error.at, text))?;
+        let root = root.map_err(|error| Box::new(error.complaint.located(error.at, text)))?;
         Ok(Self { text: text.to_owned(), root })
     }
 
@@ -255,37 +261,37 @@ impl Document {
 
 /// What is wrong with the text itself.
 pub(super) struct SyntaxError {
-    at: Position,
+    at: usize,
     complaint: Complaint,
 }
 
 impl SyntaxError {
-    pub(super) fn at(at: Position, complaint: Complaint) -> Self {
+    pub(super) fn at(at: usize, complaint: Complaint) -> Self {
         Self { at, complaint }
     }
 
-    pub(super) fn too_deep(at: Position) -> Self {
+    pub(super) fn too_deep(at: usize) -> Self {
         Self::at(at, Complaint::new(format!("lists and maps nest more than {MAX_DEPTH} deep")))
     }
 
-    pub(super) fn duplicate(at: Position, key: &str) -> Self {
+    pub(super) fn duplicate(at: usize, key: &str) -> Self {
         Self::at(at, Complaint::new(format!("the key `{key}` is given twice")).help("keep one of the two"))
     }
 }
 
-fn decode(bytes: &[u8]) -> Result<&str, Fault> {
+fn decode(bytes: &[u8]) -> Result<&str, Box<Fault>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     std::str::from_utf8(bytes).map_err(|error| {
         let readable = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
-        let at = Lines::of(readable).position(readable.len());
-        Complaint::new("the file is not UTF-8 text").help("save it as UTF-8").located(at, readable)
+        Box::new(
+            Complaint::new("the file is not UTF-8 text").help("save it as UTF-8").located(readable.len(), readable),
+        )
     })
 }
 
 fn is_empty(text: &str, format: Format) -> bool {
     let comments = !matches!(format, Format::Json);
-    let says_something = |line: &str| !line.trim().is_empty() && !(comments && line.trim_start().starts_with('#'));
-    !text.lines().any(says_something)
+    text.lines().map(str::trim).all(|line| line.is_empty() || comments && line.starts_with('#'))
 }
 
 fn empty() -> Complaint {
@@ -298,23 +304,4 @@ fn empty() -> Complaint {
 
 fn not_a_map() -> Complaint {
     Complaint::new("the file is not a map of keys").allowed("keys such as `listen` and `rollout`, each with its value")
-}
-
-/// Where lines begin: turns a byte's offset into its line and column.
-pub(super) struct Lines<'a> {
-    text: &'a str,
-    starts: Vec<usize>,
-}
-
-impl<'a> Lines<'a> {
-    pub(super) fn of(text: &'a str) -> Self {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Self { text, starts }
-    }
-
-    pub(super) fn position(&self, offset: usize) -> Position {
-        let line = self.starts.partition_point(|start| *start <= offset);
-        let before = self.text.get(self.starts[line - 1]..offset).unwrap_or_default();
-        Position { line, column: before.chars().count() + 1 }
-    }
 }

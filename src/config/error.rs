@@ -82,7 +82,9 @@ impl Complaint {
         Fault { line: None, column: None, path: String::new(), message, found, allowed, help, source: None }
     }
 
-    pub(super) fn located(self, at: Position, text: &str) -> Fault {
+    /// A fault at the byte `offset` of `text`.
+    pub(super) fn located(self, offset: usize, text: &str) -> Fault {
+        let at = Position::of(offset, text);
         let source = Some(SourceLine::cut(text, at));
         Fault { line: Some(at.line), column: Some(at.column), source, ..self.unlocated() }
     }
@@ -147,8 +149,8 @@ fn visible(character: char) -> char {
 
 /// Characters that control a terminal, or that reorder or hide text: what is shown must be what is there.
 fn is_deceptive(character: char) -> bool {
-    let hides = matches!(character, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-    character.is_control() || hides
+    let hides = ['\u{ad}'..='\u{ad}', '\u{200b}'..='\u{200f}', '\u{2028}'..='\u{202e}', '\u{2060}'..='\u{206f}'];
+    character.is_control() || character == '\u{feff}' || hides.iter().any(|range| range.contains(&character))
 }
 
 /// How much the caret underlines: a quoted string, or up to what ends a word.
@@ -175,8 +177,8 @@ impl ConfigError {
         &self.faults
     }
 
-    /// The faults as a list of objects: `file`, `line`, `column`, `path`, `message`, `found`, `allowed`, `help`. What does
-    /// not apply is null.
+    /// The faults as a list of objects: `file`, `line`, `column`, `path`, `message`, `found`, `allowed`, `help`. What
+    /// does not apply is null.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let object = |fault: &Fault| {

@@ -5,36 +5,37 @@
 
 use std::collections::HashSet;
 
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 
-use super::document::{Entry, Lines, MAX_DEPTH, Node, Position, SyntaxError, Value};
+use super::document::{Entry, MAX_DEPTH, Node, SyntaxError, Value};
 use super::error::Complaint;
 
 pub(super) fn read(text: &str) -> Result<Node, SyntaxError> {
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| explain(text, &error))?;
-    Reader { text, lines: Lines::of(text), at: 0 }.node(1)
+    serde_json::from_str::<serde_json::Value>(text).map_err(|error| explain(text, &error))?;
+    Reader { text, at: 0 }.node(1)
 }
 
 fn explain(text: &str, error: &serde_json::Error) -> SyntaxError {
     let message = error.to_string();
     let reason = message.split(" at line ").next().unwrap_or_default();
-    let line = text.split('\n').nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let before = line.as_bytes().get(..error.column().saturating_sub(1)).unwrap_or(line.as_bytes());
-    let at = Position { line: error.line().max(1), column: String::from_utf8_lossy(before).chars().count() + 1 };
-    SyntaxError::at(at, Complaint::new(format!("this is not JSON: {reason}")))
+    let line = text.split_inclusive('\n').take(error.line().saturating_sub(1)).map(str::len).sum::<usize>();
+    let at = text.floor_char_boundary(line + error.column().saturating_sub(1));
+    match reason {
+        "recursion limit exceeded" => SyntaxError::too_deep(at),
+        _ => SyntaxError::at(at, Complaint::new(format!("this is not JSON: {reason}"))),
+    }
 }
 
 /// Walks a text that is known to be JSON.
 struct Reader<'a> {
     text: &'a str,
-    lines: Lines<'a>,
     at: usize,
 }
 
 impl Reader<'_> {
     fn node(&mut self, depth: usize) -> Result<Node, SyntaxError> {
         let first = self.peek();
-        let at = self.lines.position(self.at);
+        let at = self.at;
         if depth > MAX_DEPTH {
             return Err(SyntaxError::too_deep(at));
         }
@@ -51,7 +52,7 @@ impl Reader<'_> {
         let (mut entries, mut seen) = (Vec::new(), HashSet::new());
         self.at += 1;
         while self.peek() != b'}' {
-            let at = self.lines.position(self.at);
+            let at = self.at;
             let key = self.string()?;
             if !seen.insert(key.clone()) {
                 return Err(SyntaxError::duplicate(at, &key));
@@ -96,7 +97,7 @@ impl Reader<'_> {
     }
 
     fn take<T: DeserializeOwned>(&mut self, length: usize) -> Result<T, SyntaxError> {
-        let at = self.lines.position(self.at);
+        let at = self.at;
         let token = self.text.get(self.at..self.at + length).unwrap_or_default();
         self.at += length;
         let refused = |_| SyntaxError::at(at, Complaint::new("this is not JSON: the value cannot be represented"));

@@ -196,8 +196,8 @@ pub(super) struct Rollout {
     pub(super) new: Option<String>,
     /// The share of keys that NEW serves.
     pub(super) percent: Percent,
-    /// What makes a request sticky: `header:NAME`, `cookie:NAME`, `query:NAME`, `path:N` (the Nth segment), `jwt:CLAIM` or
-    /// `client_ip`. Of several, the first that is present counts.
+    /// What makes a request sticky: `header:NAME`, `cookie:NAME`, `query:NAME`, `path:N` (the Nth segment), `jwt:CLAIM`
+    /// or `client_ip`. Of several, the first that is present counts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<OneOrMany>,
     /// How a key becomes a bucket.
@@ -386,7 +386,10 @@ scalars! {
     /// Bytes, or a whole number and its unit: `64KiB` (1024), `10MB` (1000).
     Size, {
         "description": "Bytes, or a whole number and its unit: 64KiB (times 1024) or 10MB (times 1000).",
-        "anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^[0-9]+ ?(B|[kK]B|KiB|MB|MiB|GB|GiB)?$"}]
+        "anyOf": [
+            {"type": "integer", "minimum": 0},
+            {"type": "string", "pattern": "^[0-9]+ ?(B|[kK]B|KiB|MB|MiB|GB|GiB)?$"}
+        ]
     };
     /// `5`, `12.5` or `5%`, from 0 to 100 with at most two decimals.
     Percent, {

@@ -55,7 +55,7 @@ pub(super) fn size(written: &raw::Size, range: RangeInclusive<u64>) -> Checked<u
         Scalar::Float(_) => return Err(malformed()),
         Scalar::Text(text) => {
             let (number, unit) = split_unit(text).ok_or_else(malformed)?;
-            number.checked_mul(bytes_of(unit).ok_or_else(malformed)?).unwrap_or(u64::MAX)
+            number.saturating_mul(bytes_of(unit).ok_or_else(malformed)?)
         }
     };
     within(bytes, range, show_size)

@@ -1,7 +1,7 @@
 //! `${VAR}` and `${VAR:-default}` inside values.
 //!
-//! Variables are filled in after the file was read, so that what a variable holds is only ever one value: it cannot bring
-//! a key, a list or a comment into the file.
+//! Variables are filled in after the file was read, so that what a variable holds is only ever one value: it cannot
+//! bring a key, a list or a comment into the file.
 
 use super::document::{Entry, Expanded, Node, Place, Value};
 use super::error::Complaint;

@@ -10,17 +10,17 @@ use serde_saphyr::budget::BudgetBreach;
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Error, Location, Options, Spanned};
 
-use super::document::{Entry, MAX_DEPTH, Node, Position, SyntaxError, Value};
+use super::document::{Entry, MAX_DEPTH, Node, SyntaxError, Value};
 use super::error::Complaint;
 
 pub(super) fn read(text: &str) -> Result<Node, SyntaxError> {
     match serde_saphyr::from_str_with_options::<Spanned<Written>>(text, options()) {
         Ok(root) => Ok(Reader { text }.node(root)),
-        Err(error) => Err(explain(error.without_snippet())),
+        Err(error) => Err(explain(text, error.without_snippet())),
     }
 }
 
-/// The caps keep an alias bomb (a few lines that stand for billions) from being unfolded.
+/// The caps keep an alias bomb (a few lines that stand for billions) from being unfolded, and refuse in good time.
 fn options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -29,18 +29,18 @@ fn options() -> Options {
             max_aliases: 1_000,
             max_anchors: 1_000,
             max_documents: 1,
-            max_nodes: 250_000,
-            max_events: 600_000,
+            max_nodes: 50_000,
+            max_events: 150_000,
         },
-        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 100_000 },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 20_000 },
         strict_booleans: true,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     }
 }
 
-fn explain(error: &Error) -> SyntaxError {
-    let at = error.location().map_or(Position::START, position);
+fn explain(text: &str, error: &Error) -> SyntaxError {
+    let at = error.location().map_or(0, |location| offset_of_line(text, location));
     match error {
         Error::DuplicateMappingKey { key: Some(key), .. } => SyntaxError::duplicate(at, key),
         Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => SyntaxError::too_deep(at),
@@ -48,7 +48,8 @@ fn explain(error: &Error) -> SyntaxError {
             SyntaxError::at(at, Complaint::new("a second YAML document begins here").help("a config is one document"))
         }
         Error::Budget { .. } | Error::AliasReplayLimitExceeded { .. } => {
-            SyntaxError::at(at, Complaint::new("this unfolds to more than a config needs").help("use fewer aliases"))
+            let complaint = Complaint::new("the file holds more values than a config needs");
+            SyntaxError::at(at, complaint.help("put long lists of keys into a `keys_file`; use fewer aliases"))
         }
         Error::NullIntoString { .. } => SyntaxError::at(at, Complaint::new("a key is a text").help("put it in quotes")),
         _ if error.to_string().contains("recursion limit exceeded") => SyntaxError::too_deep(at),
@@ -61,9 +62,16 @@ fn reason(message: &str) -> &str {
     message.split(" at line ").next().unwrap_or(message).trim_end_matches([':', ',', ' '])
 }
 
-fn position(location: Location) -> Position {
-    let number = |from_one: u64| usize::try_from(from_one).unwrap_or(usize::MAX).max(1);
-    Position { line: number(location.line()), column: number(location.column()) }
+/// Where an error stands: unlike nodes, errors have only their line and column.
+fn offset_of_line(text: &str, location: Location) -> usize {
+    let before = |from_one: u64| usize::try_from(from_one.saturating_sub(1)).unwrap_or(usize::MAX);
+    let start: usize = text.split_inclusive('\n').take(before(location.line())).map(str::len).sum();
+    start + text[start..].chars().take(before(location.column())).map(char::len_utf8).sum::<usize>()
+}
+
+/// Where a node stands. A text that is read as a whole has a byte offset for every node.
+fn offset(location: Location) -> usize {
+    location.span().byte_offset().and_then(|offset| usize::try_from(offset).ok()).unwrap_or_default()
 }
 
 /// A YAML value before its place is known.
@@ -80,30 +88,28 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn node(&self, written: Spanned<Written>) -> Node {
         let value = match written.value {
-            Written::Scalar(Value::Integer(number)) => self.integer(number, written.defined),
+            Written::Scalar(value @ (Value::Integer(_) | Value::Float(_))) => self.number(value, written.defined),
             Written::Scalar(value) => value,
             Written::List(items) => Value::List(items.into_iter().map(|item| self.node(item)).collect()),
             Written::Map(entries) => Value::Map(entries.into_iter().map(|entry| self.entry(entry)).collect()),
         };
-        Node::new(position(written.referenced), value)
+        Node::new(offset(written.referenced), value)
     }
 
     fn entry(&self, (key, value): (Spanned<String>, Spanned<Written>)) -> Entry {
-        Entry { at: position(key.referenced), key: key.value, node: self.node(value) }
+        Entry { at: offset(key.referenced), key: key.value, node: self.node(value) }
     }
 
-    /// A number only if it stands there as its decimal digits: `0x1F` and `1_000` are words, because as an id they are
-    /// not 31 and 1000.
-    fn integer(&self, number: i128, defined: Location) -> Value {
-        let span = defined.span();
-        let written = span.byte_offset().zip(span.byte_len()).and_then(|(start, length)| {
-            let start = usize::try_from(start).ok()?;
-            self.text.get(start..start + usize::try_from(length).ok()?)
-        });
-        match written {
-            Some(written) if written != number.to_string() => Value::String(written.to_owned()),
-            _ => Value::Integer(number),
-        }
+    /// A number only if it stands there as its decimal digits, or with a fraction or an exponent. `0x1F`, `1_000`, `007`
+    /// and what has more digits than a number holds are words, because as ids they are not 31, 1000, 7 and thereabouts.
+    fn number(&self, value: Value, defined: Location) -> Value {
+        let length = defined.span().byte_len().and_then(|length| usize::try_from(length).ok());
+        let written = length.and_then(|length| self.text.get(offset(defined)..)?.get(..length)).unwrap_or_default();
+        let meant = match value {
+            Value::Integer(number) => number.to_string() == written,
+            _ => written.contains(['.', 'e', 'E']),
+        };
+        if meant { value } else { Value::String(written.to_owned()) }
     }
 }
 

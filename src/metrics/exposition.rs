@@ -11,7 +11,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::process::Process;
-use super::{Class, Distribution, Failure, Registry, Series, Why};
+use super::{Class, ConnectionMeters, Distribution, Failure, Registry, Series, Why};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
 
@@ -189,10 +189,12 @@ fn rollouts(families: &mut Families, live: &[RolloutGauges<'_>]) {
 }
 
 fn clients(families: &mut Families, registry: &Registry) {
-    families.gauge(
+    let open = registry.connections.iter().map(ConnectionMeters::open);
+    families.add(
         "tidegate_client_connections",
-        "Connections from clients that are open.",
-        exact(registry.open_connections()),
+        "Connections from clients that are open, by the worker that serves them.",
+        MetricType::GAUGE,
+        open.enumerate().map(|(worker, open)| gauge(&[("worker", &worker.to_string())], exact(open))).collect(),
     );
     families.counter(
         "tidegate_accept_errors_total",
@@ -430,7 +432,7 @@ mod tests {
             "tidegate_config_last_reload_success_timestamp_seconds 1.5",
             "tidegate_config_info{hash=\"00c0ffee00c0ffee\"} 1",
             "tidegate_build_info{version=\"0.1.0\"} 1",
-            "tidegate_client_connections 0",
+            "tidegate_client_connections{worker=\"0\"} 0",
             "tidegate_accept_errors_total 0",
             "tidegate_access_log_dropped_total 0",
         ] {

@@ -68,6 +68,7 @@ pub struct Routes<T> {
     routes: Vec<(Match, T)>,
     by_host: HashMap<String, Vec<usize>>,
     any_host: Vec<usize>,
+    reads_hosts: bool,
     reads_paths: bool,
 }
 
@@ -83,8 +84,15 @@ impl<T> Routes<T> {
                 Some(Host::Below(_)) | None => any_host.push(at),
             }
         }
+        let reads_hosts = routes.iter().any(|(wanted, _)| wanted.host.is_some());
         let reads_paths = routes.iter().any(|(wanted, _)| wanted.path.is_some());
-        Self { routes, by_host, any_host, reads_paths }
+        Self { routes, by_host, any_host, reads_hosts, reads_paths }
+    }
+
+    /// Whether any route looks at the host.
+    #[must_use]
+    pub fn reads_hosts(&self) -> bool {
+        self.reads_hosts
     }
 
     /// Whether any route looks at the path: only then can two spellings of one path be judged differently.

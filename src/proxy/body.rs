@@ -177,19 +177,6 @@ impl ResponseBody {
     }
 }
 
-/// The next frame of a body whose connection we drive ourselves.
-fn poll_relayed(
-    incoming: &mut Incoming,
-    link: Option<&mut Link>,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-    let first = Pin::new(&mut *incoming).poll_frame(cx);
-    let (Poll::Pending, Some(link)) = (&first, link) else { return first };
-    // Whether it goes on or has ended shows in the body.
-    let _ = link.connection.drive(cx);
-    Pin::new(incoming).poll_frame(cx)
-}
-
 impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Broken;
@@ -204,10 +191,11 @@ impl Body for ResponseBody {
         if watch.has_expired(Wait::Stream) {
             return this.break_off();
         }
-        let stream_idle = link.as_ref().map(|link| link.pool().endpoint().timeouts.stream_idle);
-        match poll_relayed(incoming, link, cx) {
+        let Some(link) = link else { return Poll::Ready(None) };
+        match link.connection.poll_body(incoming, cx) {
             Poll::Pending => {
-                if let (false, Some(stream_idle)) = (watch.waits(), stream_idle) {
+                if !watch.waits() {
+                    let stream_idle = link.pool().endpoint().timeouts.stream_idle;
                     watch.wait_until(Wait::Stream, Instant::now() + stream_idle);
                 }
                 Poll::Pending

@@ -1,7 +1,8 @@
 //! A request from top to bottom: inspect, route, decide, rewrite, send, rewrite the answer, stream it.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -34,34 +35,35 @@ pub(super) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let has_fragment = client.watch.request_begins();
-    let form = Form::of(request.headers());
+    let survey = headers::survey(request.headers());
     let view = client.worker.view();
     let mut report = Report::begin(client, view);
-    Ok(match forward(request, has_fragment, &mut report).await {
+    Ok(match forward(request, survey, has_fragment, &mut report).await {
         Ok((answer, link)) => {
             let status = answer.status().as_u16();
             report.answered(status);
             answer.map(|incoming| ResponseBody::relayed(incoming, link, Class::of_status(status), report))
         }
-        Err(refusal) => refusal.answer(form, report),
+        Err(refusal) => refusal.answer(if survey.html { Form::Html } else { Form::Json }, report),
     })
 }
 
 async fn forward(
     request: Request<Incoming>,
+    survey: Survey,
     has_fragment: bool,
     report: &mut Report,
 ) -> Result<(Response<Incoming>, Link), Refusal> {
     let view = Rc::clone(&report.view);
     let snapshot = &*view.snapshot;
-    let survey = inspect(&request, has_fragment, &snapshot.limits, |name| decides(snapshot, name))?;
+    inspect(&request, survey, has_fragment, &snapshot.limits, |name| decides(snapshot, name))?;
     let (mut parts, incoming) = request.into_parts();
     note_for_the_log(report, &parts);
     let way = find_way(report, snapshot, &parts)?;
-    let asked = Asked { trailers: survey.connection && wants_trailers(&parts.headers), upgrade: survey.upgrade };
+    let asked = Asked { trailers: survey.te && wants_trailers(&parts.headers), upgrade: survey.upgrade };
     rewrite_request(&mut parts, survey, &way, report);
     let (body, upload) = RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body);
-    headers::frame_request(&mut parts.headers, body.size_hint().exact(), upload.is_some());
+    headers::frame_request(&mut parts.headers, body.size_hint().exact(), survey.content_length, upload.is_some());
     let request = Request::from_parts(parts, body);
     let (response, link) = send(report, &view, way.backend, request, upload).await?;
     rewrite_response(response, link, asked, way, report)
@@ -145,7 +147,8 @@ fn find_way(report: &mut Report, snapshot: &Snapshot, parts: &Parts) -> Result<W
 fn route(snapshot: &Snapshot, head: Head<'_>) -> Result<Option<Destination>, Refusal> {
     let routes = &snapshot.routes;
     let written = head.uri.path();
-    let find = |path| routes.find(&RouteTarget { head, host: asked_host(&head), path }).map(|(at, to)| (at, *to));
+    let host = if routes.reads_hosts() { asked_host(&head) } else { Cow::Borrowed("") };
+    let find = |path| routes.find(&RouteTarget { head, host: &host, path }).map(|(at, to)| (at, *to));
     let found = find(written);
     if routes.reads_paths() {
         let meant = normalise(written);
@@ -157,7 +160,7 @@ fn route(snapshot: &Snapshot, head: Head<'_>) -> Result<Option<Destination>, Ref
     Ok(found.map(|(_, to)| to))
 }
 
-fn asked_host<'a>(head: &Head<'a>) -> std::borrow::Cow<'a, str> {
+fn asked_host<'a>(head: &Head<'a>) -> Cow<'a, str> {
     let from_header = || head.headers.get(HOST).and_then(|host| host.to_str().ok());
     bare_host(head.uri.authority().map(http::uri::Authority::as_str).or_else(from_header).unwrap_or_default())
 }
@@ -165,6 +168,8 @@ fn asked_host<'a>(head: &Head<'a>) -> std::borrow::Cow<'a, str> {
 // -- what the backend sees
 
 const HTTP: HeaderValue = HeaderValue::from_static("http");
+/// Host, three `x-forwarded-*`, three `x-tidegate-*`, the id: room for all of them at once.
+const ADDED_HEADERS: usize = 8;
 
 fn rewrite_request(parts: &mut Parts, survey: Survey, way: &Way, report: &Report) {
     let snapshot = &report.view.snapshot;
@@ -172,13 +177,17 @@ fn rewrite_request(parts: &mut Parts, survey: Survey, way: &Way, report: &Report
     let trusted = snapshot.trusted_proxies.iter().any(|network| network.contains(peer));
     let rollout = way.decided.map(|(at, decision)| (&snapshot.rollouts[at], decision));
     parts.version = Version::HTTP_11;
-    set_target_and_host(parts, || host_of(snapshot, way.backend));
+    parts.headers.reserve(ADDED_HEADERS);
+    set_target_and_host(parts, survey, || host_of(snapshot, way.backend));
     headers::strip_request(&mut parts.headers, survey, trusted);
     if let Some((rollout, _)) = rollout {
         deciding_headers(rollout).for_each(|name| headers::strip_aliases_of(&mut parts.headers, name));
     }
     add_forwarded(&mut parts.headers, &report.client.forwarded_for, trusted);
-    add_request_id(&mut parts.headers);
+    if !survey.request_id {
+        let id = hex_id(fastrand::u128(..));
+        parts.headers.insert(headers::REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal is visible ASCII"));
+    }
     if let Some((rollout, decision)) = rollout {
         parts.headers.insert(headers::ROLLOUT, rollout.label.clone());
         parts.headers.insert(headers::SIDE, HeaderValue::from_static(decision.side.as_str()));
@@ -188,13 +197,13 @@ fn rewrite_request(parts: &mut Parts, survey: Survey, way: &Way, report: &Report
 
 /// Makes the target origin-form (RFC 9112 §3.2.1) and Host what it was asked for: the authority of an absolute target
 /// wins (§3.2.2), and a request of HTTP/1.0 that has neither gets the backend's.
-fn set_target_and_host(parts: &mut Parts, backend_host: impl FnOnce() -> HeaderValue) {
+fn set_target_and_host(parts: &mut Parts, survey: Survey, backend_host: impl FnOnce() -> HeaderValue) {
     if let Some(authority) = parts.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str()).expect("an authority is visible ASCII");
         parts.headers.insert(HOST, host);
         let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from(target);
-    } else if !parts.headers.contains_key(HOST) {
+    } else if survey.hosts == 0 {
         parts.headers.insert(HOST, backend_host());
     }
 }
@@ -221,17 +230,15 @@ fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, trusted: bool) {
     }
 }
 
-fn add_request_id(headers: &mut HeaderMap) {
-    if !headers.get(headers::REQUEST_ID).is_some_and(headers::is_sane_id) {
-        let id = hex_id(fastrand::u128(..));
-        headers.insert(headers::REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal is visible ASCII"));
-    }
-}
-
 /// 32 hexadecimal digits.
 fn hex_id(number: u128) -> String {
-    let digit = |shift: u32| char::from(b"0123456789abcdef"[usize::from((number >> shift) as u8 & 15)]);
-    (0..32).rev().map(|nibble| digit(nibble * 4)).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut id = String::with_capacity(32);
+    for byte in number.to_be_bytes() {
+        id.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        id.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    id
 }
 
 // -- there and back
@@ -302,8 +309,7 @@ async fn await_head(
         if watch.has_expired(Wait::Response) {
             return Poll::Ready(None);
         }
-        let _its_end_shows_in_the_answer = link.connection.drive(cx);
-        if let Poll::Ready(response) = sent.as_mut().poll(cx) {
+        if let Poll::Ready(response) = link.connection.poll_sent(sent.as_mut(), cx) {
             return Poll::Ready(Some(response));
         }
         if !watch.waits() {
@@ -316,10 +322,7 @@ async fn await_head(
     watch.stop_waiting_for(Wait::Response);
     match response {
         None => Err(Trouble::Backend(Failure::ResponseTimeout)),
-        Some(Ok(response)) => {
-            link.connection.head_received();
-            Ok(response)
-        }
+        Some(Ok(response)) => Ok(response),
         Some(Err(mut error)) => match error.take_message() {
             Some(unsent) => Err(Trouble::Unsent(unsent)),
             None => Err(diagnose(link, &error.into_error())),
@@ -378,7 +381,8 @@ fn rewrite_response(
         return Err(blame(report, Failure::Malformed)); // nobody asked for it
     }
     let headers = response.headers_mut();
-    match headers::coding(headers) {
+    let survey = headers::survey_response(headers);
+    match if survey.transfer_encoding { headers::coding(headers) } else { None } {
         None => {}
         Some(Coding::Chunked) => {
             // Hyper has read it as chunked; a length beside it would be believed by the next reader.
@@ -388,7 +392,7 @@ fn rewrite_response(
         }
         Some(Coding::Repeated | Coding::Other) => return Err(blame(report, Failure::Malformed)),
     }
-    headers::strip_response(headers, asked.trailers);
+    headers::strip_response(headers, survey, asked.trailers);
     if asked.upgrade || !link.is_uploaded() {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }

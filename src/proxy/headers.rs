@@ -4,8 +4,7 @@
 //! we say (CVE-2024-45410 and its kin).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING,
 };
 
 /// The rollout's name, to the backend.
@@ -40,17 +39,7 @@ enum Kind {
 
 fn kind(name: &str) -> Kind {
     match name {
-        "connection"
-        | "keep-alive"
-        | "proxy-connection"
-        | "proxy-authenticate"
-        | "proxy-authorization"
-        | "te"
-        | "trailer"
-        | "transfer-encoding"
-        | "upgrade"
-        | "http2-settings"
-        | "expect" => Kind::HopByHop,
+        _ if is_hop_by_hop(name) => Kind::HopByHop,
         "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-forwarded-port" | "forwarded" => {
             Kind::Forwarded
         }
@@ -58,6 +47,23 @@ fn kind(name: &str) -> Kind {
         _ if name.bytes().any(|b| matches!(b, b'_' | b'.')) => alias(name),
         _ => Kind::EndToEnd,
     }
+}
+
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+            | "http2-settings"
+            | "expect"
+    )
 }
 
 /// Names with `_` or `.` are aliases of every name that means something to us or to the one behind us.
@@ -78,9 +84,13 @@ fn is_protected(name: &str) -> bool {
         || name == "forwarded"
 }
 
-/// What a look over the request's headers found, so that a common request is not searched again.
+/// What one look over a message's headers found, so that they are not searched again and again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Survey {
+    /// How many `host` lines there are.
+    pub hosts: usize,
+    /// `content-length` is there.
+    pub content_length: bool,
     /// `connection` is there.
     pub connection: bool,
     /// `transfer-encoding` is there.
@@ -89,6 +99,12 @@ pub struct Survey {
     pub expect: bool,
     /// `upgrade` is there.
     pub upgrade: bool,
+    /// `te` is there.
+    pub te: bool,
+    /// `x-request-id` is there, and sane.
+    pub request_id: bool,
+    /// `accept` names HTML.
+    pub html: bool,
     strip: bool,
     forwarded: bool,
 }
@@ -97,18 +113,34 @@ pub struct Survey {
 #[must_use]
 pub fn survey(headers: &HeaderMap) -> Survey {
     let mut found = Survey::default();
-    for name in headers.keys() {
-        match kind(name.as_str()) {
-            Kind::EndToEnd => continue,
-            Kind::Forwarded => found.forwarded = true,
-            Kind::HopByHop | Kind::Own | Kind::Alias => found.strip = true,
+    for (name, value) in headers {
+        match name.as_str() {
+            "host" => found.hosts += 1,
+            "content-length" => found.content_length = true,
+            "x-request-id" => found.request_id = is_sane_id(value),
+            "accept" => found.html = memchr::memmem::find(value.as_bytes(), b"text/html").is_some(),
+            name => found.note(name),
         }
-        found.connection |= name == CONNECTION;
-        found.transfer_encoding |= name == TRANSFER_ENCODING;
-        found.expect |= name == EXPECT;
-        found.upgrade |= name == UPGRADE;
     }
     found
+}
+
+impl Survey {
+    fn note(&mut self, name: &str) {
+        match kind(name) {
+            Kind::EndToEnd => return,
+            Kind::Forwarded => self.forwarded = true,
+            Kind::HopByHop | Kind::Own | Kind::Alias => self.strip = true,
+        }
+        match name {
+            "connection" => self.connection = true,
+            "transfer-encoding" => self.transfer_encoding = true,
+            "expect" => self.expect = true,
+            "upgrade" => self.upgrade = true,
+            "te" => self.te = true,
+            _ => {}
+        }
+    }
 }
 
 /// Whether `connection` names a header that a client must not take away. `keys` are those that decide.
@@ -141,23 +173,47 @@ pub fn strip_request(headers: &mut HeaderMap, survey: Survey, trusted: bool) {
     }
 }
 
+/// What one look over a response's headers found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ResponseSurvey {
+    /// `transfer-encoding` is there.
+    pub transfer_encoding: bool,
+    connection: bool,
+    hop_by_hop: bool,
+}
+
+/// Looks over the headers once.
+#[must_use]
+pub fn survey_response(headers: &HeaderMap) -> ResponseSurvey {
+    let mut found = ResponseSurvey::default();
+    for name in headers.keys().map(HeaderName::as_str).filter(|name| is_hop_by_hop(name)) {
+        found.hop_by_hop = true;
+        found.connection |= name == "connection";
+        found.transfer_encoding |= name == "transfer-encoding";
+    }
+    found
+}
+
 /// Takes out of a response what is not for the client. `trailers` keeps `trailer`, which announces those that follow.
-pub fn strip_response(headers: &mut HeaderMap, trailers: bool) {
-    let has_hop_by_hop = headers.keys().any(|name| kind(name.as_str()) == Kind::HopByHop);
-    if !has_hop_by_hop {
+pub fn strip_response(headers: &mut HeaderMap, survey: ResponseSurvey, trailers: bool) {
+    if !survey.hop_by_hop {
         return;
     }
-    if headers.contains_key(CONNECTION) {
+    if survey.connection {
         strip_nominated(headers);
     }
     let announced = if trailers { headers.get(TRAILER).cloned() } else { None };
-    strip_kinds(headers, |kind| kind == Kind::HopByHop);
+    strip_all(headers, is_hop_by_hop);
     if let Some(announced) = announced {
         headers.insert(TRAILER, announced);
     }
 }
 
 fn strip_nominated(headers: &mut HeaderMap) {
+    let is_usual = |value: &HeaderValue| matches!(value.as_bytes(), b"close" | b"keep-alive");
+    if headers.get_all(CONNECTION).iter().all(is_usual) {
+        return; // names nothing
+    }
     let names: Vec<String> = nominated(headers).filter(|name| !is_protected(name)).collect();
     for name in names {
         headers.remove(name.as_str());
@@ -165,8 +221,11 @@ fn strip_nominated(headers: &mut HeaderMap) {
 }
 
 fn strip_kinds(headers: &mut HeaderMap, unwanted: impl Fn(Kind) -> bool) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(kind(name.as_str()))).cloned().collect();
-    for name in names {
+    strip_all(headers, |name| unwanted(kind(name)));
+}
+
+fn strip_all(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
         headers.remove(name);
     }
 }
@@ -184,18 +243,6 @@ fn is_alias_of(name: &str, key: &str) -> bool {
     name.len() == key.len() && name != key && name.bytes().map(fold).eq(key.bytes().map(fold))
 }
 
-/// The one host of a request, or why there is none (RFC 9112 §3.2).
-///
-/// # Errors
-/// Says what is wrong with it.
-pub fn single_host(headers: &HeaderMap) -> Result<Option<&HeaderValue>, &'static str> {
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), Some(_)) => Err("The request has more than one Host."),
-        (host, _) => Ok(host),
-    }
-}
-
 /// Whether `host` is `uri-host [":" port]` (RFC 9110 §7.2).
 #[must_use]
 pub fn is_valid_host(host: &[u8]) -> bool {
@@ -208,10 +255,26 @@ pub fn is_valid_host(host: &[u8]) -> bool {
         (_, Some(colon)) => (&host[..colon], &host[colon + 1..]),
         _ => (host, &[][..]),
     };
-    let in_name = |b: &u8| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(b);
-    let in_brackets = |b: &u8| b.is_ascii_hexdigit() || b":.[]".contains(b);
-    let name_ok = if name.first() == Some(&b'[') { name.iter().all(in_brackets) } else { name.iter().all(in_name) };
-    !name.is_empty() && name_ok && port.iter().all(u8::is_ascii_digit) && port.len() <= 5
+    let allowed = if name.first() == Some(&b'[') { &IN_BRACKETS } else { &IN_NAME };
+    !name.is_empty()
+        && name.iter().all(|b| allowed[usize::from(*b)])
+        && port.len() <= 5
+        && port.iter().all(u8::is_ascii_digit)
+}
+
+/// The bytes of a registered name (RFC 3986 §3.2.2).
+const IN_NAME: [bool; 256] = table(b"-._~!$&'()*+,;=%abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789");
+/// The bytes of an IP literal with its brackets.
+const IN_BRACKETS: [bool; 256] = table(b":.[]abcdefABCDEF0123456789");
+
+const fn table(members: &[u8]) -> [bool; 256] {
+    let mut table = [false; 256];
+    let mut at = 0;
+    while at < members.len() {
+        table[members[at] as usize] = true;
+        at += 1;
+    }
+    table
 }
 
 /// What `transfer-encoding` says, beyond the framing that hyper has already read.
@@ -248,9 +311,10 @@ pub fn coding(headers: &HeaderMap) -> Option<Coding> {
 }
 
 /// Makes the framing headers of a request say what its body is, and nothing else: one canonical length, or chunked.
-pub fn frame_request(headers: &mut HeaderMap, length: Option<u64>, has_body: bool) {
+/// `has_length` says that the client sent a length.
+pub fn frame_request(headers: &mut HeaderMap, length: Option<u64>, has_length: bool, has_body: bool) {
     match length {
-        Some(length) if headers.contains_key(CONTENT_LENGTH) || length > 0 => set_length(headers, length),
+        Some(length) if has_length || length > 0 => set_length(headers, length),
         Some(_) => {}
         None if has_body => {
             headers.remove(CONTENT_LENGTH);
@@ -402,7 +466,7 @@ mod tests {
             (&[], Some(0), false, ""),
         ] {
             let mut map = headers(before);
-            frame_request(&mut map, length, has_body);
+            frame_request(&mut map, length, !before.is_empty(), has_body);
             let written: Vec<String> =
                 map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
             assert_eq!(written.join("\n"), after, "{before:?}");

@@ -1,6 +1,6 @@
 //! Whether a request is one that can be passed on without two readings of it: the checks that hyper leaves to us.
 
-use http::header::EXPECT;
+use http::header::{EXPECT, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 
@@ -8,17 +8,17 @@ use super::headers::{self, Coding, Survey};
 use super::respond::Refusal;
 use crate::config::Limits;
 
-/// Refuses what is malformed, ambiguous or too large; otherwise tells what the headers hold.
+/// Refuses what is malformed, ambiguous or too large.
 pub(super) fn inspect(
     request: &Request<Incoming>,
+    survey: Survey,
     has_fragment: bool,
     limits: &Limits,
     is_key: impl FnMut(&str) -> bool,
-) -> Result<Survey, Refusal> {
-    let survey = headers::survey(request.headers());
+) -> Result<(), Refusal> {
     method(request.method())?;
     target(request, has_fragment, limits)?;
-    host(request)?;
+    host(request, survey.hosts)?;
     if survey.transfer_encoding {
         coding(request.headers())?;
     }
@@ -28,8 +28,7 @@ pub(super) fn inspect(
     if survey.expect {
         expect(request.headers())?;
     }
-    length(request.body(), limits)?;
-    Ok(survey)
+    length(request.body(), limits)
 }
 
 const fn bad(detail: &'static str) -> Refusal {
@@ -61,14 +60,16 @@ fn target(request: &Request<Incoming>, has_fragment: bool, limits: &Limits) -> R
 }
 
 /// RFC 9112 §3.2: exactly one valid Host, but for HTTP/1.0, which may have none.
-fn host(request: &Request<Incoming>) -> Result<(), Refusal> {
-    let host = headers::single_host(request.headers()).map_err(bad)?;
+fn host(request: &Request<Incoming>, hosts: usize) -> Result<(), Refusal> {
+    if hosts > 1 {
+        return Err(bad("The request has more than one Host."));
+    }
     if let Some(authority) = request.uri().authority()
         && !headers::is_valid_host(authority.as_str().as_bytes())
     {
         return Err(bad("The authority of the request target is not a host."));
     }
-    match host {
+    match request.headers().get(HOST) {
         Some(host) if !headers::is_valid_host(host.as_bytes()) => Err(bad("Host is not a host.")),
         None if request.version() != Version::HTTP_10 => Err(bad("The request has no Host.")),
         _ => Ok(()),

@@ -1,8 +1,8 @@
 //! What tidegate says itself, when no backend does.
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SERVER};
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_TYPE, RETRY_AFTER, SERVER};
+use http::{HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::exchange::Report;
@@ -89,19 +89,11 @@ impl Refusal {
     }
 }
 
-/// The two forms of our own answers.
+/// The two forms of our own answers: HTML for those who name it (browsers), JSON for everybody else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     Json,
     Html,
-}
-
-impl Form {
-    /// HTML for those who name it (browsers), JSON for everybody else.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        let wants_html = |value: &HeaderValue| memchr::memmem::find(value.as_bytes(), b"text/html").is_some();
-        if headers.get(ACCEPT).is_some_and(wants_html) { Self::Html } else { Self::Json }
-    }
 }
 
 /// The whole answer to a request that never became one, as bytes.

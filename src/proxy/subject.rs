@@ -236,14 +236,14 @@ pub struct RouteTarget<'a> {
     /// The rest of it.
     pub head: Head<'a>,
     /// The host in lower case, without its port.
-    pub host: Cow<'a, str>,
+    pub host: &'a str,
     /// The path by which it is judged.
     pub path: &'a str,
 }
 
 impl Target for RouteTarget<'_> {
     fn host(&self) -> &str {
-        &self.host
+        self.host
     }
 
     fn path(&self) -> &str {

@@ -16,7 +16,7 @@ use arc_swap::cache::Cache;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{spawn_local, yield_now};
+use tokio::task::{spawn_local, unconstrained, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::access_log::AccessLog;
@@ -245,7 +245,9 @@ impl Worker {
         let id = self.next_connection.replace(self.next_connection.get() + 1);
         self.connections.borrow_mut().insert(id, Rc::clone(&watch));
         let place = Place { worker: Rc::clone(self), id };
-        spawn_local(connection::serve(stream, arrival.peer, watch, place));
+        // Without tokio's budget: the connection yields by itself after 16 rounds of reading and writing, and what it
+        // polls with other wakers than its own must not be told to wait for a wake-up.
+        spawn_local(unconstrained(connection::serve(stream, arrival.peer, watch, place)));
     }
 
     async fn sweep(&self) {

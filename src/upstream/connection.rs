@@ -1,13 +1,20 @@
 //! One HTTP/1.1 connection to a backend, driven by whoever uses it.
+//!
+//! Hyper was made for a connection with a task of its own: requests, answers and bodies go through channels that wake the
+//! other side. Here both sides are one task, which polls one after the other anyway, so those wake-ups would only make it
+//! run again for nothing, twice a request. Hyper is therefore polled with a [`Nudge`] in place of
+//! the task's waker, and only the socket wakes the task.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::client::conn::{TrySendError, http1};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -18,14 +25,18 @@ use tokio::time::Instant;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
+/// Header fields in a response.
+const MAX_FIELDS: usize = 256;
 
 /// A connection to a backend.
 #[derive(Debug)]
 pub struct Connection<B: Body + 'static> {
     sender: http1::SendRequest<B>,
-    driver: http1::Connection<TokioIo<Guarded>, B>,
-    awaited: Rc<Awaited>,
-    ended: bool,
+    /// Gone once the connection has ended: what it still holds, an unsent request above all, comes back by its drop.
+    driver: Option<http1::Connection<TokioIo<Socket>, B>>,
+    seen: Rc<Seen>,
+    nudge: Arc<Nudge>,
+    nudge_waker: Waker,
     reused: bool,
     idle_since: Instant,
 }
@@ -44,11 +55,14 @@ where
     /// # Errors
     /// hyper's, if the connection cannot be set up.
     pub async fn open(stream: TcpStream, max_header_size: usize) -> Result<Self, hyper::Error> {
-        let awaited = Rc::new(Awaited::default());
-        let io = TokioIo::new(Guarded { stream, awaited: Rc::clone(&awaited) });
+        let seen = Rc::new(Seen::default());
+        let io = TokioIo::new(Socket { stream, seen: Rc::clone(&seen) });
         let (sender, driver) =
-            http1::Builder::new().max_header_size(max_header_size).max_headers(256).handshake(io).await?;
-        Ok(Self { sender, driver, awaited, ended: false, reused: false, idle_since: Instant::now() })
+            http1::Builder::new().max_header_size(max_header_size).max_headers(MAX_FIELDS).handshake(io).await?;
+        let nudge = Arc::new(Nudge::default());
+        let nudge_waker = Waker::from(Arc::clone(&nudge));
+        let idle_since = Instant::now();
+        Ok(Self { sender, driver: Some(driver), seen, nudge, nudge_waker, reused: false, idle_since })
     }
 
     /// Whether an earlier request went over this connection: if it closes now, that may be the backend's idle timeout.
@@ -56,36 +70,66 @@ where
         self.reused
     }
 
-    /// Hands over a request. The answer comes from the returned future, which has to be polled beside [`Self::drive`].
+    /// Hands over a request. The answer comes from the returned future, which [`Self::poll_sent`] polls.
     pub fn send(&mut self, request: Request<B>) -> impl Future<Output = Sent<B>> + use<B> {
-        self.awaited.begin();
+        self.seen.begin();
         self.sender.try_send_request(request)
     }
 
-    /// Lets the connection read and write. Ready once it has ended, for whatever reason; the reason reaches whoever
-    /// waits for a response or a body.
-    pub fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.ended {
-            let _reported_to_the_waiting_side = ready!(Pin::new(&mut self.driver).poll(cx));
-            self.ended = true;
+    /// Drives the connection and tells whether the answer to what was [sent](Self::send) has begun.
+    pub fn poll_sent(&mut self, sent: Pin<&mut impl Future<Output = Sent<B>>>, cx: &mut Context<'_>) -> Poll<Sent<B>> {
+        // Whether the connection goes on or has ended shows in the answer, and only driving it brings one.
+        let _ = self.drive(cx);
+        let answer = ready!(sent.poll(&mut Context::from_waker(Waker::noop())));
+        self.seen.end();
+        Poll::Ready(answer)
+    }
+
+    /// The next frame of the answer's body, driving the connection where it has to.
+    pub fn poll_body(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let quiet = &mut Context::from_waker(Waker::noop());
+        if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(quiet) {
+            return Poll::Ready(frame);
         }
-        Poll::Ready(())
+        let _ = self.drive(cx);
+        Pin::new(body).poll_frame(quiet)
     }
 
-    /// The response head is here: what follows is its body.
-    pub fn head_received(&self) {
-        self.awaited.end();
-    }
-
-    /// Drives the connection once more and tells whether it can take another request: the last exchange is over on both
-    /// sides, nothing came after it, and the backend has not closed.
-    pub fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
-        self.drive(cx).is_pending() && self.sender.is_ready()
+    /// Lets the connection read and write. Ready once it has ended, for whatever reason; the reason reaches whoever
+    /// waits for an answer or a body.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(driver) = &mut self.driver else { return Poll::Ready(()) };
+        self.seen.task_is(cx.waker());
+        self.nudge.take();
+        let polled = Pin::new(driver).poll(&mut Context::from_waker(&self.nudge_waker));
+        if let Poll::Ready(_reported_elsewhere) = polled {
+            self.driver = None;
+            return Poll::Ready(());
+        }
+        if self.nudge.take() {
+            cx.waker().wake_by_ref(); // it has more to do and wants others to have their turn first
+        }
+        Poll::Pending
     }
 
     /// Whether anything came back since the last request was handed over.
     pub fn has_answered(&self) -> bool {
-        self.awaited.answered.get()
+        self.seen.answered.get()
+    }
+
+    /// Whether it can take another request: the last exchange is over on both sides. If the backend has closed it since,
+    /// or has sent what nobody asked for, the next request comes back unsent.
+    pub(super) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
+        self.sender.is_ready() || (self.drive(cx).is_pending() && self.sender.is_ready())
+    }
+
+    /// Whether an unused connection is still good, which means looking at the socket.
+    pub(super) fn is_alive(&mut self, cx: &mut Context<'_>) -> bool {
+        self.drive(cx).is_pending() && self.sender.is_ready()
     }
 
     pub(super) fn rest(&mut self, now: Instant) {
@@ -98,15 +142,46 @@ where
     }
 }
 
-/// What came while a response head is awaited. Hyper swallows interim responses without end.
+/// The waker that hyper gets. What wakes it while hyper is polled is hyper itself, yielding; what wakes it at other times
+/// is our own side of a channel, and we poll the other side next.
 #[derive(Debug, Default)]
-struct Awaited {
-    awaiting: Cell<bool>,
-    answered: Cell<bool>,
-    interim: Cell<usize>,
+struct Nudge(AtomicBool);
+
+impl Nudge {
+    fn take(&self) -> bool {
+        // One thread only: no need for a locked exchange.
+        let was_set = self.0.load(Relaxed);
+        if was_set {
+            self.0.store(false, Relaxed);
+        }
+        was_set
+    }
 }
 
-impl Awaited {
+impl Wake for Nudge {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.store(true, Relaxed);
+    }
+}
+
+/// What the socket and its user know of each other.
+#[derive(Debug, Default)]
+struct Seen {
+    /// A response head is awaited.
+    awaiting: Cell<bool>,
+    /// Something came since the request was handed over.
+    answered: Cell<bool>,
+    /// Interim responses since then. Hyper swallows them without end.
+    interim: Cell<usize>,
+    /// The task that the socket wakes.
+    task: RefCell<Option<Waker>>,
+}
+
+impl Seen {
     fn begin(&self) {
         self.awaiting.set(true);
         self.answered.set(false);
@@ -115,6 +190,13 @@ impl Awaited {
 
     fn end(&self) {
         self.awaiting.set(false);
+    }
+
+    fn task_is(&self, waker: &Waker) {
+        let mut task = self.task.borrow_mut();
+        if !task.as_ref().is_some_and(|task| task.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
     }
 
     /// Looks at bytes that just arrived. The usual first piece, a final status line, is told by one byte.
@@ -135,43 +217,52 @@ impl Awaited {
     }
 }
 
-/// The socket, with an eye on what arrives before a response head.
+/// The socket as hyper sees it: it wakes the task itself, and keeps an eye on what arrives before a response head.
 #[derive(Debug)]
-struct Guarded {
+struct Socket {
     stream: TcpStream,
-    awaited: Rc<Awaited>,
+    seen: Rc<Seen>,
 }
 
-impl AsyncRead for Guarded {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        Poll::Ready(self.awaited.check(&buf.filled()[before..]))
+impl Socket {
+    /// Does `poll` on the stream with the task's own waker.
+    fn with_task<T>(&mut self, poll: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        let task = self.seen.task.borrow();
+        let waker = task.as_ref().unwrap_or(Waker::noop());
+        poll(Pin::new(&mut self.stream), &mut Context::from_waker(waker))
     }
 }
 
-impl AsyncWrite for Guarded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(self.with_task(|stream, cx| stream.poll_read(cx, buf)))?;
+        Poll::Ready(self.seen.check(&buf.filled()[before..]))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.with_task(|stream, cx| stream.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
+        _: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        self.with_task(|stream, cx| stream.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // a TCP socket has no buffer of its own to flush
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_task(|stream, cx| stream.poll_shutdown(cx))
     }
 }

@@ -66,7 +66,7 @@ where
 
     /// Closes what was unused for too long or was closed by the backend.
     pub fn sweep(&self, cx: &mut Context<'_>, now: Instant) {
-        self.idle.borrow_mut().retain_mut(|connection| self.is_fresh(connection, now) && connection.is_reusable(cx));
+        self.idle.borrow_mut().retain_mut(|connection| self.is_fresh(connection, now) && connection.is_alive(cx));
     }
 
     fn is_fresh(&self, connection: &Connection<B>, now: Instant) -> bool {

@@ -181,7 +181,7 @@ fn follow(
             let decision = decide(&rollout.split, &subject);
             explanation.rollout = Some(rollout_steps(rollout, head, &subject));
             explanation.notes.extend(flag_file_note(config));
-            explanation.notes.extend(stand_in_note(decision.reason, subject.into_stand_in()));
+            explanation.notes.extend(stand_in_note(decision.reason, &subject.into_stand_in()));
             rollout.backend(decision.side)
         }
     };
@@ -294,7 +294,7 @@ fn flag_file_note(config: &Config) -> Option<String> {
     })
 }
 
-fn stand_in_note(reason: Reason, stand_in: StandIn) -> Option<String> {
+fn stand_in_note(reason: Reason, stand_in: &StandIn) -> Option<String> {
     match stand_in {
         _ if reason != Reason::MissingKey => None,
         StandIn::Nothing => None,

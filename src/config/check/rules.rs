@@ -42,7 +42,7 @@ impl Checker<'_> {
     }
 }
 
-/// A whole number is the digits it was written with (the readers see to that); a fraction could be written in many ways.
+/// A whole number is the digits it was written with (the readers see to that); a fraction can be written in many ways.
 fn key(written: &raw::Key) -> Checked<Box<[u8]>> {
     match &written.0 {
         Scalar::Integer(number) => Ok(number.to_string().into_bytes().into()),

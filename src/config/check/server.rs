@@ -88,7 +88,7 @@ impl Checker<'_> {
         let max_header_fields = self.faults.take(&place.key("max_header_fields"), header_fields);
         let target = value::memory(&raw.max_target, 256..=MIB);
         let max_target = self.faults.take(&place.key("max_target"), target);
-        if max_target > max_header_size {
+        if max_target.zip(max_header_size).is_some_and(|(target, head)| target > head) {
             let complaint = Complaint::new("a target cannot be larger than `max_header_size`, which it is a part of");
             self.faults.add(place.key("max_target"), complaint);
         }

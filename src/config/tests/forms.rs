@@ -217,3 +217,27 @@ fn files_are_found_beside_the_config() {
     assert_eq!(config.access_log, Some(AccessLog::File(folder.path().join("log/access"))));
     assert_eq!(config.admin, AdminAddress::Unix(folder.path().join("admin.sock")));
 }
+
+#[test]
+fn aliases_stand_where_they_are_used() {
+    let text = "listen: &here nonsense\nadmin: {address: *here}\nrollout: {é: *here}\n";
+    let faults = |text: &str| {
+        let error = yaml(text).unwrap_err();
+        error.faults().iter().map(|fault| (fault.line, fault.column)).collect::<Vec<_>>()
+    };
+    assert_eq!(faults(text), [(Some(3), Some(11))]);
+    let places = faults(&text.replace("rollout: {é: *here}", "backends: {é: {endpoints: [*here]}}"));
+    assert_eq!(places.len(), 5, "{places:?}");
+    assert!(places.contains(&(Some(2), Some(18))) && places.contains(&(Some(3), Some(28))), "{places:?}");
+}
+
+#[test]
+fn numbers_in_other_spellings_stay_what_was_written() {
+    let text = minimal("percent: 5", "rules: [{keys: [0x10, 1_000, 0042, +5, 7, 12345678901234567890123], side: new}]");
+    let config = yaml(&text).unwrap();
+    let keys = &config.rollouts["default"].rules[0].keys;
+    assert!(
+        ["0x10", "1_000", "0042", "+5", "7", "12345678901234567890123"].iter().all(|key| keys.contains(key.as_bytes())),
+        "{keys:?}"
+    );
+}

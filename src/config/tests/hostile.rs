@@ -57,14 +57,14 @@ fn bombs_are_refused_within_their_time() {
         ("long-string.yaml", format!("listen: {}", "k".repeat(900_000))),
         ("networks.json", format!("{{\"trusted_proxies\": [{}\"x\"]}}", "\"x\",".repeat(100_000))),
     ];
+    // Unoptimised parsers are more than ten times slower.
+    let bound = Duration::from_millis(if cfg!(debug_assertions) { 5_000 } else { 100 });
     for (file, text) in bombs {
         let started = Instant::now();
         let error = read(file, &text).expect_err(file);
         let took = started.elapsed();
-        eprintln!("{file} {took:?}");
         assert!(error.to_string().len() < 20_000, "{file}: a long error");
-        // Unoptimised code on a busy machine: the bound here is far above what a release takes.
-        assert!(took < Duration::from_secs(5), "{file} took {took:?}");
+        assert!(took < bound, "{file} took {took:?}");
     }
 }
 
