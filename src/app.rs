@@ -122,7 +122,8 @@ impl App {
         let (ending, is_ending) = watch::channel(Ending::Running);
         let (leaving, is_leaving) = watch::channel(false);
         let workers = count_workers(self.in_force.config().workers);
-        let registry = Arc::new(Registry::new(workers.get()));
+        let dropped = self.access_log.as_ref().map(|(log, _)| log.dropped());
+        let registry = Arc::new(Registry::new(workers.get()).with_access_log(dropped));
         let first = self.in_force.snapshot(&registry, SystemTime::now());
         let snapshot = Arc::new(ArcSwap::from_pointee(first));
         let shared = Shared {

@@ -5,9 +5,11 @@
 
 mod admin_client;
 mod check;
+mod demo;
 mod explain;
 mod healthcheck;
 mod output;
+mod run;
 mod schema;
 mod status;
 
@@ -81,19 +83,17 @@ pub struct DemoArgs {
     pub listen: SocketAddr,
 }
 
-/// Does what the command line says. `run` and `demo` start a proxy, which is not the command line's own business.
-pub fn main(
-    run: impl FnOnce(RunArgs) -> anyhow::Result<ExitCode>,
-    demo: impl FnOnce(DemoArgs) -> anyhow::Result<ExitCode>,
-) -> ExitCode {
+/// Does what the command line says.
+#[must_use]
+pub fn main() -> ExitCode {
     let done = match Cli::parse().verb {
-        Verb::Run(args) => run(args),
+        Verb::Run(args) => run::run(&args),
         Verb::Check(args) => check::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Schema => schema::run(),
         Verb::Status(args) => status::run(&args),
         Verb::Healthcheck(args) => healthcheck::run(&args),
-        Verb::Demo(args) => demo(args),
+        Verb::Demo(args) => demo::run(&args),
     };
     done.unwrap_or_else(|error| failed(&error))
 }

@@ -5,6 +5,7 @@
 //! uses those above it. ARCHITECTURE.md is the map.
 
 pub mod policy;
+pub mod telemetry;
 
 pub mod config;
 pub mod metrics;
@@ -12,8 +13,9 @@ pub mod metrics;
 pub mod snapshot;
 pub mod upstream;
 
-pub mod control;
 pub mod proxy;
+
+pub mod control;
 
 pub mod admin;
 

@@ -16,6 +16,8 @@ use std::time::Duration;
 pub use exposition::{CONTENT_TYPE, ConfigGauges, RolloutGauges, Scrape, render};
 pub use histogram::{Distribution, Histogram};
 
+use tracing_appender::non_blocking::ErrorCounter;
+
 use crate::policy::decision::{Reason, Side};
 
 /// A number with one writer and any number of readers.
@@ -293,8 +295,7 @@ pub struct Registry {
     rollouts: Mutex<BTreeMap<String, Arc<RolloutMeters>>>,
     /// Connections from clients, a counter pair a worker.
     pub connections: Box<[ConnectionMeters]>,
-    /// Access log lines that were dropped because the writer was behind.
-    pub log_dropped: AtomicU64,
+    log_dropped: Option<ErrorCounter>,
     /// Failed `accept` calls.
     pub accept_errors: AtomicU64,
 }
@@ -327,9 +328,21 @@ impl Registry {
             unsplit: Arc::new(Series::new(workers)),
             rollouts: Mutex::default(),
             connections: (0..workers).map(|_| ConnectionMeters::default()).collect(),
-            log_dropped: AtomicU64::new(0),
+            log_dropped: None,
             accept_errors: AtomicU64::new(0),
         }
+    }
+
+    /// With an access log that counts in `dropped` the lines it could not keep up with.
+    #[must_use]
+    pub fn with_access_log(self, dropped: Option<ErrorCounter>) -> Self {
+        Self { log_dropped: dropped, ..self }
+    }
+
+    /// Access log lines that were dropped because the writer was behind.
+    #[must_use]
+    pub fn log_dropped(&self) -> u64 {
+        self.log_dropped.as_ref().map_or(0, |dropped| dropped.dropped_lines() as u64)
     }
 
     /// The series of requests that no rollout decides.

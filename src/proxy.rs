@@ -13,6 +13,7 @@ mod forward;
 pub mod headers;
 mod inspect;
 mod respond;
+pub mod route;
 pub mod subject;
 mod watch;
 pub mod worker;

@@ -204,7 +204,7 @@ fn clients(families: &mut Families, registry: &Registry) {
     families.counter(
         "tidegate_access_log_dropped_total",
         "Access log lines that were dropped because the disk or the terminal was too slow.",
-        registry.log_dropped.load(Relaxed),
+        registry.log_dropped(),
     );
 }
 

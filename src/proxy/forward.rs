@@ -1,6 +1,5 @@
 //! A request from top to bottom: inspect, route, decide, rewrite, send, rewrite the answer, stream it.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
@@ -20,12 +19,12 @@ use super::exchange::{Client, Link, Report};
 use super::headers::{self, Coding, Survey};
 use super::inspect::inspect;
 use super::respond::{Form, Refusal};
-use super::subject::{ANONYMOUS_COOKIE, Head, RolloutSubject, RouteTarget, StandIn, bare_host, client_behind};
+use super::route;
+use super::subject::{ANONYMOUS_COOKIE, Head, RolloutSubject, StandIn, client_behind};
 use super::watch::Wait;
 use super::worker::{Pool, View};
 use crate::metrics::{Class, Failure, Why};
 use crate::policy::decision::{Decision, decide};
-use crate::policy::path::normalise;
 use crate::snapshot::{Destination, KeySource, Rollout, Snapshot};
 use crate::upstream::{ConnectError, Connection, connect};
 
@@ -119,7 +118,11 @@ fn find_way(report: &mut Report, snapshot: &Snapshot, parts: &Parts) -> Result<W
         false => client_behind(&snapshot.trusted_proxies, report.client.ip, &parts.headers),
     };
     let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers, client };
-    match route(snapshot, head)? {
+    let found = route::find(&snapshot.routes, head).map_err(|route::Ambiguous| {
+        let detail = "The path can be read in two ways that lead to different routes.";
+        Refusal::of_request(StatusCode::BAD_REQUEST, detail)
+    })?;
+    match found.map(|(_, destination)| destination) {
         None => {
             report.unsplit(Why::Unrouted);
             let detail = "No route covers this request.";
@@ -141,28 +144,6 @@ fn find_way(report: &mut Report, snapshot: &Snapshot, parts: &Parts) -> Result<W
             Ok(Way { backend: rollout.backend(decision.side), decided: Some((at, decision)), new_id })
         }
     }
-}
-
-/// The destination on which both readings of the path agree.
-fn route(snapshot: &Snapshot, head: Head<'_>) -> Result<Option<Destination>, Refusal> {
-    let routes = &snapshot.routes;
-    let written = head.uri.path();
-    let host = if routes.reads_hosts() { asked_host(&head) } else { Cow::Borrowed("") };
-    let find = |path| routes.find(&RouteTarget { head, host: &host, path }).map(|(at, to)| (at, *to));
-    let found = find(written);
-    if routes.reads_paths() {
-        let meant = normalise(written);
-        if meant != written && find(&meant).map(|(at, _)| at) != found.map(|(at, _)| at) {
-            let detail = "The path can be read in two ways that lead to different routes.";
-            return Err(Refusal::of_request(StatusCode::BAD_REQUEST, detail));
-        }
-    }
-    Ok(found.map(|(_, to)| to))
-}
-
-fn asked_host<'a>(head: &Head<'a>) -> Cow<'a, str> {
-    let from_header = || head.headers.get(HOST).and_then(|host| host.to_str().ok());
-    bare_host(head.uri.authority().map(http::uri::Authority::as_str).or_else(from_header).unwrap_or_default())
 }
 
 // -- what the backend sees

@@ -15,7 +15,8 @@ use crate::policy::bucket::{Bucket, Hash, Percent};
 use crate::policy::decision::{OnMissing, Reason, Side, Subject as _, decide, road};
 use crate::policy::path::normalise;
 use crate::policy::route::{Host, Match};
-use crate::proxy::subject::{self, Head, RolloutSubject, RouteTarget, StandIn, bare_host, client_behind};
+use crate::proxy::route;
+use crate::proxy::subject::{self, Head, RolloutSubject, StandIn, bare_host, client_behind};
 use crate::snapshot::{Backend, Destination, KeySource, Latch, LatchSource, Rollout, Snapshot};
 
 /// Where a request would go, and every step of the way.
@@ -108,7 +109,7 @@ pub(super) fn explain(mut config: Config, request: &Request, percent: Option<Per
         backend: None,
         notes: Vec::new(),
     };
-    match find_route(&snapshot, head, &host) {
+    match find_route(&snapshot, head) {
         Err(refusal) => explanation.notes.push(refusal),
         Ok((at, destination)) => {
             explanation.route = Some(route_step(&config, &snapshot, at, destination));
@@ -126,17 +127,16 @@ fn flags(config: &Config, rollout: &str) -> Vec<Latch> {
     doors.into_iter().filter(|(is_set, _)| *is_set).map(|(_, source)| Latch { source, at }).collect()
 }
 
-/// The route on which both readings of the path agree, as the proxy finds it.
-fn find_route(snapshot: &Snapshot, head: Head<'_>, host: &str) -> Result<(usize, Destination), String> {
-    let routes = &snapshot.routes;
-    let find = |path| routes.find(&RouteTarget { head, host: bare_host(host), path }).map(|(at, to)| (at, *to));
-    let written = head.uri.path();
-    let found = find(written);
-    let meant = normalise(written);
-    if routes.reads_paths() && find(&meant).map(|(at, _)| at) != found.map(|(at, _)| at) {
-        return Err(format!("refused with 400: to a backend the path may mean {meant}, which another route covers"));
+/// The route, as the proxy finds it, or why there is none.
+fn find_route(snapshot: &Snapshot, head: Head<'_>) -> Result<(usize, Destination), String> {
+    match route::find(&snapshot.routes, head) {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err("refused with 404: no route covers this request".to_owned()),
+        Err(route::Ambiguous) => {
+            let meant = normalise(head.uri.path());
+            Err(format!("refused with 400: to a backend the path may mean {meant}, which another route covers"))
+        }
     }
-    found.ok_or_else(|| "refused with 404: no route covers this request".to_owned())
 }
 
 fn route_step(config: &Config, snapshot: &Snapshot, at: usize, destination: Destination) -> RouteStep {

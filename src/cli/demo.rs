@@ -1,0 +1,241 @@
+//! `tidegate demo`: two toy backends, the proxy, users and the admin API in one process, for whoever wants to see it move.
+
+use std::convert::Infallible;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Empty, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::server::conn::http1 as server;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::runtime::Builder;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::DemoArgs;
+use super::run::listen_to_signals;
+use crate::admin::status::RolloutStatus;
+use crate::app::App;
+use crate::cli::{AdminUrl, get};
+use crate::telemetry;
+
+/// The file's name, and how its first line begins: what does not begin like this is not ours to replace.
+const FILE: &str = "tidegate-demo.yaml";
+const SIGNATURE: &str = "# Written by `tidegate demo`";
+/// Between two users' requests.
+const PACE: Duration = Duration::from_millis(10);
+/// Between two looks at the split.
+const LOOK: Duration = Duration::from_millis(500);
+/// Cells of the bar.
+const BAR: usize = 40;
+
+/// Runs until Ctrl-C.
+///
+/// # Errors
+/// When the config file cannot be written or the proxy cannot start.
+pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
+    let _written_at_the_end = telemetry::start("error");
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let old = toy_backend("old")?;
+        let new = toy_backend("new")?;
+        let path = write_config(args, old, new)?;
+        let app = App::bind(&path)?;
+        let proxy = app.addresses()?[0];
+        let admin: AdminUrl = app.admin_address().parse()?;
+        welcome(&path, proxy, &admin)?;
+        let signals = listen_to_signals()?;
+        let tally = Arc::new(Tally::default());
+        tokio::spawn(users(proxy, Arc::clone(&tally)));
+        tokio::spawn(show(admin, tally));
+        app.run(signals).await?;
+        writeln!(io::stdout(), "\nThe demo is over. Its config is still in {}.", path.display())?;
+        anyhow::Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn welcome(path: &Path, proxy: SocketAddr, admin: &AdminUrl) -> io::Result<()> {
+    writeln!(
+        io::stdout(),
+        "Users are on their way through tidegate to two toy backends, OLD and NEW.\n\n\
+         \x20 config   {}\n\
+         \x20 proxy    curl -H 'x-user-id: 1007' http://{proxy}/\n\
+         \x20 status   tidegate status --admin {admin}\n\n\
+         Edit `percent` in the config and watch the line follow.\n\
+         Then write `rollback: true` and watch it fall to 0. Ctrl-C ends the demo.\n",
+        path.display()
+    )
+}
+
+// -- the config
+
+fn write_config(args: &DemoArgs, old: SocketAddr, new: SocketAddr) -> anyhow::Result<PathBuf> {
+    let folder = match &args.dir {
+        Some(folder) => folder.clone(),
+        None => std::env::current_dir().context("cannot tell the current folder")?,
+    };
+    let path = folder.join(FILE);
+    if std::fs::read_to_string(&path).is_ok_and(|text| !text.starts_with(SIGNATURE)) {
+        bail!("{} is not the demo's own file; move it away, or use --dir FOLDER", path.display());
+    }
+    let text = config(free(args.listen), free((Ipv4Addr::LOCALHOST, 9901).into()), old, new);
+    std::fs::write(&path, text).with_context(|| format!("cannot write {}; use --dir FOLDER", path.display()))?;
+    Ok(path)
+}
+
+fn config(listen: SocketAddr, admin: SocketAddr, old: SocketAddr, new: SocketAddr) -> String {
+    format!(
+        "{SIGNATURE}, and replaced when it starts again.\n\
+         listen: {listen}\n\
+         admin: {{ address: {admin} }}\n\
+         shutdown: {{ readiness_delay: 0s, drain_timeout: 1s }}\n\n\
+         rollout:\n\
+         \x20 old: http://{old}\n\
+         \x20 new: http://{new}\n\
+         \x20 key: header:x-user-id\n\
+         \x20 percent: 10        # the share of users on NEW: edit me, 0 to 100\n\
+         \x20 rollback: false    # true: everybody back to OLD at once\n"
+    )
+}
+
+/// `address`, or a free port beside it if somebody has it.
+fn free(address: SocketAddr) -> SocketAddr {
+    let bound = TcpListener::bind(address).or_else(|_| TcpListener::bind((address.ip(), 0)));
+    bound.and_then(|listener| listener.local_addr()).unwrap_or(address)
+}
+
+// -- the backends
+
+/// Starts a backend that answers with its name and the user's id.
+fn toy_backend(name: &'static str) -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = service_fn(move |request| async move { Ok::<_, Infallible>(toy_answer(name, &request)) });
+            tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    Ok(address)
+}
+
+fn toy_answer(name: &'static str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    let user = request.headers().get("x-user-id").and_then(|user| user.to_str().ok()).unwrap_or("nobody");
+    let mut response = Response::new(Full::from(format!("{name} answers user {user}\n")));
+    response.headers_mut().insert("x-backend", http::HeaderValue::from_static(name));
+    response
+}
+
+// -- the users
+
+/// Answers since the last look.
+#[derive(Debug, Default)]
+struct Tally {
+    old: AtomicU64,
+    new: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// Sends a request every [`PACE`], each by another user.
+async fn users(proxy: SocketAddr, tally: Arc<Tally>) {
+    let mut pace = interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connection = None;
+    loop {
+        pace.tick().await;
+        let counted = match ask(&mut connection, proxy).await {
+            Ok(true) => &tally.new,
+            Ok(false) => &tally.old,
+            Err(_) => {
+                connection = None;
+                &tally.failed
+            }
+        };
+        counted.fetch_add(1, Relaxed);
+    }
+}
+
+/// Asks as a random user; tells whether NEW answered.
+async fn ask(connection: &mut Option<SendRequest<Empty<Bytes>>>, proxy: SocketAddr) -> anyhow::Result<bool> {
+    let sender = match connection {
+        Some(sender) => sender,
+        none => {
+            let (sender, driver) = handshake(TokioIo::new(TcpStream::connect(proxy).await?)).await?;
+            tokio::spawn(driver);
+            none.insert(sender)
+        }
+    };
+    sender.ready().await?;
+    let user = fastrand::u32(..1_000_000);
+    let request = Request::get("/").header("host", "demo").header("x-user-id", user).body(Empty::new())?;
+    let response = sender.send_request(request).await?;
+    let is_new = response.headers().get("x-backend").is_some_and(|name| name == "new");
+    response.into_body().collect().await?;
+    Ok(is_new)
+}
+
+// -- the line
+
+/// Shows every [`LOOK`] what is in force and what the users saw: one line that moves in a terminal, lines elsewhere.
+async fn show(admin: AdminUrl, tally: Arc<Tally>) {
+    let mut look = interval(LOOK);
+    look.tick().await;
+    let moves = io::stdout().is_terminal();
+    loop {
+        look.tick().await;
+        let [old, new, failed] = [&tally.old, &tally.new, &tally.failed].map(|count| count.swap(0, Relaxed));
+        let in_force = get(&admin, "/api/v1/rollouts/default").await;
+        let status = in_force.ok().and_then(|reply| serde_json::from_slice::<RolloutStatus>(&reply.body).ok());
+        let line = line(status.as_ref(), old, new, failed);
+        let shown = if moves { write!(io::stdout(), "\r\x1b[K{line}") } else { writeln!(io::stdout(), "{line}") };
+        if shown.and_then(|()| io::stdout().flush()).is_err() {
+            return; // nobody is watching
+        }
+    }
+}
+
+fn line(status: Option<&RolloutStatus>, old: u64, new: u64, failed: u64) -> String {
+    let (configured, effective) = status.map_or((0.0, 0.0), |s| (s.percent.configured, s.percent.effective));
+    let total = (old + new).max(1);
+    let cells = usize::try_from(new).unwrap_or(0) * BAR / usize::try_from(total).unwrap_or(1);
+    let bar = "#".repeat(cells) + &".".repeat(BAR - cells);
+    let rollback = if status.is_some_and(|status| status.rollback.active) { "  ROLLED BACK" } else { "" };
+    let failed = if failed > 0 { format!("  {failed} failed") } else { String::new() };
+    format!(
+        "config {configured:>5} %  in force {effective:>5} %  NEW [{bar}] {:>3} of {} users{rollback}{failed}",
+        new,
+        old + new
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_config_is_one_that_tidegate_takes() {
+        let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let text = config(address(8080), address(9901), address(1), address(2));
+        let config = crate::config::parse(text.as_bytes(), Path::new("demo.yaml"), &|_| None).unwrap();
+        assert_eq!(config.rollouts["default"].percent.as_f64(), 10.0);
+    }
+
+    #[test]
+    fn the_line_fits_a_terminal() {
+        let line = line(None, 45, 5, 0);
+        assert_eq!(line, format!("config     0 %  in force     0 %  NEW [####{}]   5 of 50 users", ".".repeat(36)));
+        assert!(line.len() <= 100);
+    }
+}

@@ -1,0 +1,52 @@
+//! `tidegate run`: the proxy, in the foreground.
+
+use std::io;
+use std::process::ExitCode;
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::RunArgs;
+use crate::app::{App, Signal};
+use crate::telemetry;
+
+/// Runs until TERM or INT.
+///
+/// # Errors
+/// When it cannot start: nothing is bound then.
+pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let _written_at_the_end = telemetry::start("info");
+    let app = App::bind(&args.config)?;
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let signals = listen_to_signals()?;
+        for address in app.addresses()? {
+            tracing::info!("clients on http://{address}");
+        }
+        tracing::info!("admin on {}; try `tidegate status`", app.admin_address());
+        app.run(signals).await?;
+        anyhow::Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// HUP reloads, TERM and INT leave.
+pub(super) fn listen_to_signals() -> io::Result<mpsc::Receiver<Signal>> {
+    let (told, signals) = mpsc::channel(8);
+    for (kind, means) in [
+        (SignalKind::hangup(), Signal::Reload),
+        (SignalKind::terminate(), Signal::Leave),
+        (SignalKind::interrupt(), Signal::Leave),
+    ] {
+        let mut arrivals = signal(kind)?;
+        let told = told.clone();
+        tokio::spawn(async move {
+            while arrivals.recv().await.is_some() {
+                if told.send(means).await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+    Ok(signals)
+}

@@ -1,0 +1,31 @@
+//! The process's own log: what happened to it, on standard error, for people or for machines.
+//!
+//! Lines go over a bounded queue to a thread of their own. A reader that stalls or has gone costs lines, never time.
+
+use std::io::{self, IsTerminal as _};
+
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+
+/// What is logged: `error`, `warn`, `info` (the default), `debug`, or a filter per module.
+pub const LEVEL_VARIABLE: &str = "TIDEGATE_LOG";
+/// `json` for machines; anything else is text.
+pub const FORMAT_VARIABLE: &str = "TIDEGATE_LOG_FORMAT";
+
+/// Starts logging, at `level` unless [`LEVEL_VARIABLE`] says otherwise. The guard writes what is left when it is dropped.
+#[must_use]
+pub fn start(level: &str) -> WorkerGuard {
+    let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(io::stderr());
+    let filter = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or_else(|_| EnvFilter::new(level));
+    if std::env::var(FORMAT_VARIABLE).is_ok_and(|format| format == "json") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).json().flatten_event(true).init();
+    } else {
+        text(filter, writer);
+    }
+    guard
+}
+
+fn text(filter: EnvFilter, writer: NonBlocking) {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour).with_target(false).init();
+}
