@@ -71,6 +71,17 @@ fn hup_reloads() {
 }
 
 #[test]
+fn a_signal_in_the_first_moment_is_not_lost_and_not_deadly() {
+    let backend = Backend::named("only");
+    for _ in 0..5 {
+        let mut tidegate = Process::start(&format!("{SHUTDOWN}{}", single(&backend)));
+        tidegate.signal("HUP");
+        tidegate.signal("TERM");
+        assert_eq!(tidegate.wait().code(), Some(0));
+    }
+}
+
+#[test]
 fn a_storm_of_hups_changes_nothing() {
     let (old, new) = (Backend::named("old"), Backend::named("new"));
     let mut tidegate = Process::start(&config(&old, &new, 5));
