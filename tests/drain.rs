@@ -81,10 +81,12 @@ fn after_that_newcomers_are_refused_and_idle_connections_closed() {
 #[test]
 fn a_running_request_gets_its_answer_and_is_told_that_it_was_the_last() {
     let (backend, go) = patient();
-    let mut tidegate = leaving_after(&backend, "0s", "60s");
+    let preamble = PREAMBLE.replace("workers: 2", "workers: 1").replace("drain_timeout: 2s", "drain_timeout: 60s");
+    let mut tidegate = Tidegate::start_whole(&format!("{preamble}{}", single(&backend)));
+    let mut idle = tidegate.client();
     let mut client = running(&tidegate, &backend);
     tidegate.signal(Signal::Leave);
-    eventually_closed_to_newcomers(&tidegate);
+    assert!(idle.is_closed(), "the worker drains");
     go.send(()).unwrap();
     let answer = client.answer();
     assert_eq!((answer.status, answer.text().as_str()), (200, "/slow"));
