@@ -277,7 +277,7 @@ pub fn bare_host(host: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::num::NonZeroUsize;
+    use crate::policy::bucket::Hash;
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
@@ -316,7 +316,6 @@ mod tests {
                 "{source:?} in {uri} {lines:?}"
             );
         }
-        let _ = NonZeroUsize::MIN;
     }
 
     #[test]
@@ -373,6 +372,18 @@ mod tests {
             let uri = Uri::from_static("/");
             let head = Head { method: &Method::GET, uri: &uri, headers: &headers, client: CLIENT };
             assert_eq!(forced(&head, force), side, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn buckets_are_those_of_the_published_vectors() {
+        let vectors = include_str!("../../docs/bucket-vectors.csv").lines().skip(1);
+        for vector in vectors {
+            let [hash, salt, key, bucket] = vector.split(',').collect::<Vec<_>>().try_into().unwrap();
+            let hash = if hash == "xxh3" { Hash::Xxh3 } else { Hash::Modulo };
+            let salt = [salt.as_bytes(), b"\x1f"].concat();
+            let found = Bucket::of_key(key.as_bytes(), hash, || salted(&salt, key.as_bytes()));
+            assert_eq!(found.get().to_string(), bucket, "{vector}");
         }
     }
 
