@@ -142,7 +142,7 @@ fn a_backend_that_closes_without_an_answer_is_a_502_and_is_not_asked_again() {
     for reset in [false, true] {
         let backend = after_a_request(move |connection| {
             if reset {
-                connection.reset()
+                connection.reset();
             }
         });
         let tidegate = before(&[backend.url()], "response: 10s");

@@ -1,6 +1,9 @@
 //! Stories on real sockets: backends are started, tidegate is started through the door that `main` uses, one thing is done,
 //! one thing is claimed. One binary, so that it links once.
 
+#![allow(unreachable_pub, reason = "the support modules have no outside")]
+#![allow(clippy::unwrap_used, reason = "a story that cannot be told fails here and now")]
+
 mod architecture;
 mod drain;
 mod faults;

@@ -41,7 +41,7 @@ impl Process {
     /// Starts the binary with `config` (without `listen` and `admin`) and waits until it takes connections.
     #[track_caller]
     pub fn start(config: &str) -> Self {
-        Self::start_as(config, |command| drop(command.stdout(Stdio::null()).stderr(Stdio::null())))
+        Self::start_as(config, quiet)
     }
 
     /// The same, with a command that was prepared further.
@@ -57,7 +57,7 @@ impl Process {
     pub fn start_in_shell(before: &str, config: &str) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("{before}; exec {BINARY} run -c tidegate.yaml")]);
-        Self::start_command(command, config, |command| drop(command.stdout(Stdio::null()).stderr(Stdio::null())))
+        Self::start_command(command, config, quiet)
     }
 
     fn start_command(mut command: Command, config: &str, prepare: impl FnOnce(&mut Command)) -> Self {
@@ -135,6 +135,11 @@ impl Drop for Process {
         let _it_may_have_ended = self.child.kill();
         let _it_may_have_ended = self.child.wait();
     }
+}
+
+/// Nobody reads what it says.
+fn quiet(command: &mut Command) {
+    command.stdout(Stdio::null()).stderr(Stdio::null());
 }
 
 /// `config` with its addresses.
