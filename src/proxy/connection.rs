@@ -160,6 +160,7 @@ enum Failed {
 fn server(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
+        .writev(false) // one copy of a small body costs less than a vectored write, and a large one hardly more
         .max_headers(limits.max_header_fields)
         .max_header_size(limits.max_header_size)
         .max_buf_size(limits.max_header_size.max(64 * 1024) + limits.max_target);
