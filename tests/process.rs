@@ -217,6 +217,9 @@ fn closed_streams_do_not_stop_it() {
 
 // -- limits
 
+/// What a single stream may take, with what the allocator keeps for later: a small part of its hundred megabytes.
+const STREAM: u64 = 32_000_000;
+
 #[test]
 fn out_of_descriptors_it_serves_whom_it_has_and_recovers() {
     let backend = Backend::named("only");
@@ -254,7 +257,7 @@ fn a_stalled_upload_stays_with_its_client_and_not_in_memory() {
     let taken = (0..100).take_while(|_| std::io::Write::write_all(&mut client.stream, &piece).is_ok()).count();
     assert!(taken < 50, "{taken} MB went nowhere");
     let grown = tidegate.resident().saturating_sub(before);
-    assert!(grown < 8_000_000, "{grown} bytes more");
+    assert!(grown < STREAM, "{grown} bytes more");
 }
 
 #[test]
@@ -272,7 +275,7 @@ fn a_stalled_download_stays_with_its_backend_and_not_in_memory() {
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(50)); // one second without reading
         let grown = tidegate.resident().saturating_sub(before);
-        assert!(grown < 8_000_000, "{grown} bytes more");
+        assert!(grown < STREAM, "{grown} bytes more");
     }
     assert_eq!(client.answer().body.len(), 100_000_000);
 }
@@ -314,6 +317,6 @@ fn a_config_of_fifty_megabytes_is_not_read_into_memory() {
         std::thread::sleep(Duration::from_millis(30)); // longer than a burst of events: each is read
     }
     let grown = tidegate.resident().saturating_sub(before);
-    assert!(grown < 8_000_000, "{grown} bytes more");
+    assert!(grown < 16_000_000, "{grown} bytes more");
     assert_eq!(tidegate.client().get_as(4).header("x-backend"), Some("new"));
 }

@@ -57,8 +57,12 @@ where
     pub async fn open(stream: TcpStream, max_header_size: usize) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
         let io = TokioIo::new(Socket { stream, seen: Rc::clone(&seen) });
-        let (sender, driver) =
-            http1::Builder::new().writev(false).max_header_size(max_header_size).max_headers(MAX_FIELDS).handshake(io).await?;
+        let (sender, driver) = http1::Builder::new()
+            .writev(false)
+            .max_header_size(max_header_size)
+            .max_headers(MAX_FIELDS)
+            .handshake(io)
+            .await?;
         let nudge = Arc::new(Nudge::default());
         let nudge_waker = Waker::from(Arc::clone(&nudge));
         let idle_since = Instant::now();
