@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod process;
 pub mod proxy;
 
 use std::time::{Duration, Instant};

@@ -17,10 +17,11 @@ use crate::telemetry;
 /// When it cannot start: nothing is bound then.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let _written_at_the_end = telemetry::start("info");
-    let app = App::bind(&args.config)?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // Before anybody can see that it is up: a HUP that nobody listens for ends a process.
         let signals = listen_to_signals()?;
+        let app = App::bind(&args.config)?;
         for address in app.addresses()? {
             tracing::info!("clients on http://{address}");
         }

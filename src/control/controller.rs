@@ -114,8 +114,8 @@ pub struct Controller {
     in_force: InForce,
     published: Arc<ArcSwap<Snapshot>>,
     overview: Arc<Overview>,
-    /// What was read last and not taken: one bad text is told once.
-    refused: Option<Vec<u8>>,
+    /// What was read last and not taken, and why: one bad text is told once.
+    refused: Option<(Vec<u8>, String)>,
     /// A text that looked cut short, and when it counts if it still stands.
     on_probation: Option<(Vec<u8>, Instant)>,
 }
@@ -239,11 +239,12 @@ impl Controller {
     /// Keeps what is in force and says why, once for each text.
     fn refuse(&mut self, text: Vec<u8>, error: &config::ConfigError, asked: bool) {
         self.on_probation = None;
-        if !asked && self.refused.as_ref() == Some(&text) {
+        let refused = Some((text, error.to_string()));
+        if !asked && self.refused == refused {
             return;
         }
         tracing::error!("config refused; the old one stays in force\n{error}");
-        self.refused = Some(text);
+        self.refused = refused;
         let error = Some(error.to_string());
         self.note(|reload| Reload { successful: false, error, ..reload });
     }

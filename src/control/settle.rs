@@ -10,22 +10,29 @@ pub const QUIET: Duration = Duration::from_millis(25);
 /// However many events come, the file is read after this.
 pub const NO_LATER_THAN: Duration = Duration::from_millis(100);
 
-/// How long a text that ends in the middle of a line has to stand.
-const UNFINISHED_LINE: Duration = Duration::from_millis(300);
-/// How long a text that is the beginning of the one in force has to stand.
-const BEGINNING: Duration = Duration::from_millis(1500);
+/// How long a text that is probably cut short has to stand.
+const PROBABLY: Duration = Duration::from_millis(1500);
+/// How long a text that may be cut short has to stand.
+const PERHAPS: Duration = Duration::from_millis(300);
 
 /// How long `text` has to stand unchanged before it may replace `current`. `closes_itself` says that its format has an
 /// end that a shortened text lacks (JSON).
 #[must_use]
 pub fn probation(text: &[u8], current: &[u8], closes_itself: bool) -> Duration {
+    let lines = |text: &[u8]| memchr::memchr_iter(b'\n', text).count();
+    let ends_its_line = |text: &[u8]| text.last() == Some(&b'\n');
     if closes_itself {
-        return Duration::ZERO;
+        Duration::ZERO
+    } else if text.len() < current.len() && current.starts_with(text) {
+        PROBABLY
+    } else if !ends_its_line(text) {
+        // Whoever wrote the last one without a newline may have done it again.
+        if ends_its_line(current) { PROBABLY } else { PERHAPS }
+    } else if lines(text) < lines(current) {
+        PERHAPS
+    } else {
+        Duration::ZERO
     }
-    if text.len() < current.len() && current.starts_with(text) {
-        return BEGINNING;
-    }
-    if text.last() == Some(&b'\n') { Duration::ZERO } else { UNFINISHED_LINE }
 }
 
 #[cfg(test)]
@@ -37,14 +44,18 @@ mod tests {
         let current = b"a: 1\npercent: 50\n";
         for (text, wait) in [
             (&b"a: 1\npercent: 60\n"[..], Duration::ZERO),
-            (b"a: 1\npercent: 5", BEGINNING),
-            (b"a: 1\n", BEGINNING),
-            (b"a: 1\npercent: 6", UNFINISHED_LINE),
+            (b"a: 1\npercent: 5", PROBABLY),
+            (b"a: 1\n", PROBABLY),
+            (b"a: 2\n", PERHAPS),
+            (b"a: 1\npercent: 5\n", Duration::ZERO),
+            (b"a: 1\npercent: 6", PROBABLY),
             (b"a: 1\npercent: 50\nb: 2\n", Duration::ZERO),
-            (b"", BEGINNING),
+            (b"a: 1\npercent: 50\nb: 2", PROBABLY),
+            (b"", PROBABLY),
         ] {
             assert_eq!(probation(text, current, false), wait, "{}", text.escape_ascii());
         }
+        assert_eq!(probation(b"a: 1\npercent: 60", b"a: 1\npercent: 50", false), PERHAPS);
         assert_eq!(probation(b"{", b"{}", true), Duration::ZERO);
     }
 }

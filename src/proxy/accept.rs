@@ -60,31 +60,20 @@ pub struct Door {
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
-pub fn open(mut door: Door) -> io::Result<JoinHandle<()>> {
+pub fn open(door: Door) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("accept".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            let mut ending = door.ending.clone();
-            let draining = ending.wait_for(|ending| *ending >= Ending::Draining);
-            tokio::select! {
-                _ = draining => {}
-                () = door.accept_all() => {}
-            }
-        });
+        runtime.block_on(door.accept_all());
     })
 }
 
 impl Door {
-    async fn accept_all(&mut self) {
-        let spread = Arc::new(Spread {
-            workers: std::mem::take(&mut self.workers),
-            snapshot: Arc::clone(&self.snapshot),
-            registry: Arc::clone(&self.registry),
-        });
+    async fn accept_all(self) {
+        let spread = Arc::new(Spread { workers: self.workers, snapshot: self.snapshot, registry: self.registry });
         let mut tasks = JoinSet::new();
-        for listener in self.listeners.drain(..) {
+        for listener in self.listeners {
             match TcpListener::from_std(listener) {
-                Ok(listener) => drop(tasks.spawn(accept(listener, Arc::clone(&spread)))),
+                Ok(listener) => drop(tasks.spawn(accept(listener, Arc::clone(&spread), self.ending.clone()))),
                 Err(error) => tracing::error!(%error, "cannot accept on a listener"),
             }
         }
@@ -92,9 +81,14 @@ impl Door {
     }
 }
 
-async fn accept(listener: TcpListener, spread: Arc<Spread>) {
+/// Accepts until the process drains, then what the kernel already holds: closing the listener would reset it.
+async fn accept(listener: TcpListener, spread: Arc<Spread>, mut ending: watch::Receiver<Ending>) {
     loop {
-        match listener.accept().await.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = ending.wait_for(|ending| *ending >= Ending::Draining) => break,
+        };
+        match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
             Ok((stream, peer)) => spread.hand_over(Arrival { stream, peer }),
             Err(error) => {
                 spread.registry.accept_errors.fetch_add(1, Relaxed);
@@ -103,6 +97,12 @@ async fn accept(listener: TcpListener, spread: Arc<Spread>) {
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
+        }
+    }
+    let Ok(listener) = listener.into_std() else { return };
+    for (stream, peer) in (0..BACKLOG).map_while(|_| listener.accept().ok()) {
+        if stream.set_nonblocking(true).is_ok() {
+            spread.hand_over(Arrival { stream, peer });
         }
     }
 }

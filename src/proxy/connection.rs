@@ -69,11 +69,11 @@ async fn wait_for_request(socket: &Socket, watch: &Watch, patience: Duration) ->
     }
     watch.wait_until(Wait::Request, Instant::now() + patience);
     std::future::poll_fn(|cx| {
+        if let Poll::Ready(readable) = socket.stream.poll_read_ready(cx) {
+            return Poll::Ready(readable.is_ok()); // also while draining: who has asked is answered
+        }
         if watch.is_draining() {
             return Poll::Ready(false);
-        }
-        if let Poll::Ready(readable) = socket.stream.poll_read_ready(cx) {
-            return Poll::Ready(readable.is_ok());
         }
         watch.poll_deadline(cx).map(|_| false)
     })

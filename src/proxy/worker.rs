@@ -16,7 +16,7 @@ use arc_swap::cache::Cache;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{spawn_local, unconstrained};
+use tokio::task::{spawn_local, unconstrained, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::access_log::AccessLog;
@@ -112,13 +112,18 @@ async fn run(index: usize, shared: Shared, mut arrivals: mpsc::UnboundedReceiver
             _ = sweep.tick() => worker.sweep().await,
         }
     }
-    arrivals.close();
-    while let Ok(arrival) = arrivals.try_recv() {
-        worker.take_over(arrival);
-    }
-    worker.drain();
+    let emptied = async {
+        // What the door still has comes first; then it closes and this ends.
+        while let Some(arrival) = arrivals.recv().await {
+            worker.take_over(arrival);
+        }
+        // The runtime looks at its sockets before it comes back: requests that are there by now are answered.
+        yield_now().await;
+        worker.drain();
+        worker.emptied().await;
+    };
     tokio::select! {
-        () = worker.emptied() => {}
+        () = emptied => {}
         _ = ending.wait_for(|ending| *ending == Ending::Now) => {}
     }
 }
@@ -172,6 +177,17 @@ impl View {
         Self { snapshot, backends }
     }
 
+    /// Lets go of the pools that `next` does not go on with.
+    fn retire(&self, next: &Self) {
+        let pools = |view: &Self| view.backends.iter().flat_map(|backend| &backend.pools).cloned().collect::<Vec<_>>();
+        let kept = pools(next);
+        for pool in pools(self) {
+            if !kept.iter().any(|kept| Rc::ptr_eq(kept, &pool)) {
+                pool.retire();
+            }
+        }
+    }
+
     /// The pools of `backend`, the one whose turn it is first.
     pub(super) fn pools(&self, backend: usize) -> impl Iterator<Item = &Rc<Pool>> {
         let Endpoints { pools, turn } = &self.backends[backend];
@@ -213,6 +229,7 @@ impl Worker {
             return Rc::clone(&current);
         }
         let next = Rc::new(View::new(Arc::clone(snapshot), Some(&current)));
+        current.retire(&next);
         drop(current);
         self.view.replace(Rc::clone(&next));
         next

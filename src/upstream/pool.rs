@@ -1,6 +1,6 @@
 //! The unused connections of one worker to one endpoint.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::task::Context;
 
 use hyper::body::Body;
@@ -16,6 +16,7 @@ pub struct Pool<B: Body + 'static> {
     // Boxed, so that taking one out and putting it back moves a pointer, not a kilobyte.
     #[expect(clippy::vec_box, reason = "requests hold the box itself")]
     idle: RefCell<Vec<Box<Connection<B>>>>,
+    retired: Cell<bool>,
 }
 
 impl<B> Pool<B>
@@ -27,7 +28,7 @@ where
     /// An empty pool for `endpoint`.
     #[must_use]
     pub fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, idle: RefCell::default() }
+        Self { endpoint, idle: RefCell::default(), retired: Cell::default() }
     }
 
     /// Where its connections lead.
@@ -49,8 +50,18 @@ where
 
     /// Keeps a connection whose last exchange is over on both sides.
     pub fn put(&self, mut connection: Box<Connection<B>>, now: Instant) {
+        if self.retired.get() {
+            return;
+        }
         connection.rest(now);
         self.idle.borrow_mut().push(connection);
+    }
+
+    /// Closes what is unused, and keeps nothing from now on: the config names this endpoint no more, but requests that
+    /// began before may hold the pool for hours.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        self.idle.borrow_mut().clear();
     }
 
     /// Closes what was unused for too long or was closed by the backend.

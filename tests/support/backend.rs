@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -11,6 +12,7 @@ use super::PATIENCE;
 pub struct Backend {
     pub address: SocketAddr,
     recorded: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Backend {
@@ -39,16 +41,21 @@ impl Backend {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let recorded: Arc<Mutex<Vec<_>>> = Arc::default();
-        let (script, records) = (Arc::new(script), Arc::clone(&recorded));
+        let open = Arc::new(AtomicUsize::new(0));
+        let (script, records, opened) = (Arc::new(script), Arc::clone(&recorded), Arc::clone(&open));
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let bytes = Arc::new(Mutex::new(Vec::new()));
                 records.lock().unwrap().push(Arc::clone(&bytes));
-                let script = Arc::clone(&script);
-                thread::spawn(move || script(&mut Connection { stream, bytes, unread: Vec::new() }));
+                let (script, opened) = (Arc::clone(&script), Arc::clone(&opened));
+                opened.fetch_add(1, SeqCst);
+                thread::spawn(move || {
+                    script(&mut Connection { stream, bytes, unread: Vec::new() });
+                    opened.fetch_sub(1, SeqCst);
+                });
             }
         });
-        Self { address, recorded }
+        Self { address, recorded, open }
     }
 
     pub fn url(&self) -> String {
@@ -58,6 +65,11 @@ impl Backend {
     /// Connections so far.
     pub fn connections(&self) -> usize {
         self.recorded.lock().unwrap().len()
+    }
+
+    /// Connections whose script has not ended.
+    pub fn open_connections(&self) -> usize {
+        self.open.load(SeqCst)
     }
 
     /// What came over each connection.
