@@ -13,7 +13,7 @@ pub const LEVEL_VARIABLE: &str = "TIDEGATE_LOG";
 pub const FORMAT_VARIABLE: &str = "TIDEGATE_LOG_FORMAT";
 
 /// Starts logging, at `level` unless [`LEVEL_VARIABLE`] says otherwise. The guard writes what is left when it is dropped.
-#[must_use]
+#[must_use = "the last lines are written when the guard is dropped"]
 pub fn start(level: &str) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(io::stderr());
     let filter = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or_else(|_| EnvFilter::new(level));

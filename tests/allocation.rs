@@ -13,6 +13,7 @@ use tidegate::proxy::subject::{Head, RolloutSubject};
 use tidegate::snapshot::Snapshot;
 
 const CONFIG: &str = "
+listen: 127.0.0.1:8080
 backends: { a: { endpoints: ['http://127.0.0.1:1'] }, b: { endpoints: ['http://127.0.0.1:2'] } }
 rollouts:
   ledger: { old: a, new: b, percent: 50, key: ['header:x-user-id', 'cookie:uid', 'query:user'],

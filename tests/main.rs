@@ -1,6 +1,9 @@
 //! Stories on real sockets: backends are started, tidegate is started through the door that `main` uses, one thing is done,
 //! one thing is claimed. One binary, so that it links once.
 
+#![allow(unreachable_pub, missing_docs, reason = "a test binary has no outside")]
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "in a story, what cannot be is a failed test")]
+
 mod allocation;
 mod architecture;
 mod drain;

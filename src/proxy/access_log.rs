@@ -46,7 +46,7 @@ impl AccessLog {
         self.0.error_counter()
     }
 
-    pub(super) fn write(&self, entry: Entry, why: Why, class: Class, elapsed: Duration) {
+    pub(super) fn write(&self, entry: &Entry, why: Why, class: Class, elapsed: Duration) {
         let line = entry.line(Timestamp::now(), why, class, elapsed);
         // The queue's writer never fails: what does not fit is dropped and counted.
         let _counted = self.0.clone().write(line.as_bytes());

@@ -138,7 +138,7 @@ impl Report {
         }
         self.shard().end(self.why, self.class.get(), elapsed);
         if let (Some(entry), Some(log)) = (self.entry.take(), self.client.worker.access_log()) {
-            log.write(*entry, self.why, self.class.get(), elapsed);
+            log.write(&entry, self.why, self.class.get(), elapsed);
         }
     }
 }

@@ -305,7 +305,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.with_task(|stream, cx| stream.poll_shutdown(cx))
+        self.with_task(AsyncWrite::poll_shutdown)
     }
 }
 
