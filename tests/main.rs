@@ -2,11 +2,12 @@
 //! one thing is claimed. One binary, so that it links once.
 
 #![allow(unreachable_pub, reason = "the support modules have no outside")]
-#![allow(clippy::unwrap_used, reason = "a story that cannot be told fails here and now")]
+#![allow(clippy::unwrap_used, reason = "a story that cannot go on has failed")]
 
 mod architecture;
 mod drain;
 mod faults;
+mod hostile;
 mod process;
 mod reload;
 mod rollback;

@@ -133,6 +133,7 @@ impl Body for RequestBody {
 pub(super) struct ResponseBody {
     source: Source,
     report: Report,
+    hides_length: bool,
 }
 
 #[derive(Debug)]
@@ -146,16 +147,22 @@ enum Source {
 impl ResponseBody {
     /// Our own answer. `report` ends as it stands.
     pub(super) fn own(body: Bytes, report: Report) -> Self {
-        Self { source: Source::Own((!body.is_empty()).then_some(body)), report }
+        Self { source: Source::Own((!body.is_empty()).then_some(body)), report, hides_length: false }
     }
 
     /// A backend's answer, which counts as `class` if all of it gets through.
     pub(super) fn relayed(incoming: Incoming, link: Link, class: Class, report: Report) -> Self {
-        let mut body = Self { source: Source::Relayed { incoming, link: Some(link), class }, report };
+        let source = Source::Relayed { incoming, link: Some(link), class };
+        let mut body = Self { source, report, hides_length: false };
         if body.is_end_stream() {
             body.complete();
         }
         body
+    }
+
+    /// The same body, but whoever writes it has to look to find its end.
+    pub(super) fn with_unknown_length(self) -> Self {
+        Self { hides_length: true, ..self }
     }
 
     fn complete(&mut self) {
@@ -217,6 +224,7 @@ impl Body for ResponseBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.source {
+            _ if self.hides_length => false,
             Source::Own(body) => body.is_none(),
             Source::Relayed { incoming, .. } => incoming.is_end_stream(),
         }
@@ -224,6 +232,7 @@ impl Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         match &self.source {
+            _ if self.hides_length => SizeHint::default(),
             Source::Own(body) => SizeHint::with_exact(body.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Source::Relayed { incoming, .. } => incoming.size_hint(),
         }

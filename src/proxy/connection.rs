@@ -1,7 +1,7 @@
 //! A client's connection from its first byte to its last.
 //!
 //! While nothing is to be read it is only a socket and a timer (*dormant*); hyper and its buffers come with the first byte
-//! and go when the client has been quiet for a second. So ten thousand idle connections cost what their sockets cost.
+//! and go when the client has been quiet for a moment. So ten thousand idle connections cost what their sockets cost.
 
 use std::io;
 use std::net::SocketAddr;
@@ -222,7 +222,7 @@ async fn linger(mut stream: TcpStream) {
     if stream.shutdown().await.is_err() {
         return;
     }
-    let mut sink = [0; 4096];
+    let mut sink = vec![0; 4096]; // on the heap: what a future may hold at some time it takes up at all times
     let drained = async { while matches!(stream.read(&mut sink).await, Ok(n) if n > 0) {} };
     let _the_client_goes_on_sending = timeout(LINGER, drained).await;
 }

@@ -41,9 +41,18 @@ pub(super) async fn handle(
         Ok((answer, link)) => {
             let status = answer.status().as_u16();
             report.answered(status);
-            answer.map(|incoming| ResponseBody::relayed(incoming, link, Class::of_status(status), report))
+            // A 304 may tell the length of what it does not send; hyper writes it only if it thinks that a body follows.
+            let tells_length = status == 304 && answer.headers().contains_key(CONTENT_LENGTH);
+            answer.map(|incoming| {
+                let body = ResponseBody::relayed(incoming, link, Class::of_status(status), report);
+                if tells_length { body.with_unknown_length() } else { body }
+            })
         }
-        Err(refusal) => refusal.answer(if survey.html { Form::Html } else { Form::Json }, report),
+        Err(refusal) => {
+            // What follows a request to upgrade may be no request at all, whoever turns it down.
+            let refusal = Refusal { close: refusal.close || survey.upgrade, ..refusal };
+            refusal.answer(if survey.html { Form::Html } else { Form::Json }, report)
+        }
     })
 }
 
@@ -314,7 +323,7 @@ async fn await_head(
 fn diagnose(link: &Link, error: &hyper::Error) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
-        Progress::Running | Progress::Done if error.is_parse() => Trouble::Backend(Failure::Malformed),
+        _ if error.is_parse() || link.connection.is_flooded() => Trouble::Backend(Failure::Malformed),
         _ if link.connection.is_reused() && !link.connection.has_answered() => Trouble::Backend(Failure::Stale),
         _ => Trouble::Backend(Failure::Reset),
     }

@@ -94,9 +94,11 @@ fn expect(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::of_request(StatusCode::EXPECTATION_FAILED, "Only 100-continue can be expected."))
 }
 
+/// Without a limit of our own it is the largest that those behind us can count to: many read a length into 63 bits.
 fn length(body: &Incoming, limits: &Limits) -> Result<(), Refusal> {
-    match (body.size_hint().exact(), limits.max_body) {
-        (Some(length), Some(max)) if length > max => {
+    let max = limits.max_body.unwrap_or(i64::MAX.cast_unsigned());
+    match body.size_hint().exact() {
+        Some(length) if length > max => {
             Err(Refusal::of_request(StatusCode::PAYLOAD_TOO_LARGE, "The request body is too large."))
         }
         _ => Ok(()),

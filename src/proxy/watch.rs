@@ -2,7 +2,7 @@
 //!
 //! A connection waits for one thing at a time, so one timer serves all timeouts. It is armed lazily: moving a deadline
 //! later, as every request does, writes a cell; the timer finds out when it fires. A busy connection touches the runtime's
-//! timer wheel about once a second.
+//! timer wheel a few times a second.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::config::ClientTimeouts;
 
 /// How long a kept-alive connection keeps its buffers after a response.
-const DOZE_AFTER: Duration = Duration::from_secs(1);
+const DOZE_AFTER: Duration = Duration::from_millis(200);
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +150,7 @@ impl Watch {
     pub(super) fn flushed(&self) {
         if self.stage.get() == Stage::Flushing {
             self.stage.set(Stage::Idle);
-            self.wait_until(Wait::Request, self.idle_since.get() + DOZE_AFTER);
+            self.wait_until(Wait::Request, self.idle_since.get() + DOZE_AFTER.min(self.timeouts.keep_alive));
         }
     }
 

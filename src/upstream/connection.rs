@@ -18,7 +18,6 @@ use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::client::conn::{TrySendError, http1};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use memchr::memmem;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -125,6 +124,11 @@ where
         self.seen.answered.get()
     }
 
+    /// Whether the backend sent more interim responses than anybody needs.
+    pub fn is_flooded(&self) -> bool {
+        self.seen.is_flooded()
+    }
+
     /// Whether it can take another request: the last exchange is over on both sides. If the backend has closed it since,
     /// or has sent what nobody asked for, the next request comes back unsent.
     pub(super) fn is_reusable(&mut self, cx: &mut Context<'_>) -> bool {
@@ -175,25 +179,29 @@ impl Wake for Nudge {
 /// What the socket and its user know of each other.
 #[derive(Debug, Default)]
 struct Seen {
-    /// A response head is awaited.
-    awaiting: Cell<bool>,
     /// Something came since the request was handed over.
     answered: Cell<bool>,
     /// Interim responses since then. Hyper swallows them without end.
     interim: Cell<usize>,
+    /// Where in the answer the next byte belongs.
+    reading: Cell<Reading>,
     /// The task that the socket wakes.
     task: RefCell<Option<Waker>>,
 }
 
 impl Seen {
     fn begin(&self) {
-        self.awaiting.set(true);
         self.answered.set(false);
         self.interim.set(0);
+        self.reading.set(Reading::StatusLine(0));
     }
 
     fn end(&self) {
-        self.awaiting.set(false);
+        self.reading.set(Reading::Final);
+    }
+
+    fn is_flooded(&self) -> bool {
+        self.interim.get() > MAX_INTERIM
     }
 
     fn task_is(&self, waker: &Waker) {
@@ -203,23 +211,53 @@ impl Seen {
         }
     }
 
-    /// Looks at bytes that just arrived. The usual first piece, a final status line, is told by one byte.
+    /// Looks at bytes that just arrived. The usual first piece, a final status line, is told by two bytes.
     fn check(&self, bytes: &[u8]) -> io::Result<()> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
+        let Some(&first) = bytes.first() else { return Ok(()) };
         self.answered.set(true);
-        if !self.awaiting.get() || (self.interim.get() == 0 && bytes.get(9) != Some(&b'1')) {
-            return Ok(());
+        let reading = match self.reading.get() {
+            Reading::Final => return Ok(()),
+            Reading::StatusLine(0) if first == b'H' && bytes.get(STATUS_AT).is_some_and(|b| *b != b'1') => {
+                Reading::Final
+            }
+            reading => bytes.iter().fold(reading, |reading, byte| self.read(reading, *byte)),
+        };
+        self.reading.set(reading);
+        if self.is_flooded() { Err(io::Error::other("too many interim responses")) } else { Ok(()) }
+    }
+
+    fn read(&self, reading: Reading, byte: u8) -> Reading {
+        match (reading, byte) {
+            (Reading::Final, _) => Reading::Final,
+            (Reading::StatusLine(0), b'\r' | b'\n') => reading,
+            (Reading::StatusLine(STATUS_AT), b'1') => {
+                self.interim.set(self.interim.get() + 1);
+                Reading::Interim { at_line_start: false }
+            }
+            (Reading::StatusLine(STATUS_AT), _) => Reading::Final,
+            (Reading::StatusLine(at), _) => Reading::StatusLine(at + 1),
+            (Reading::Interim { at_line_start: true }, b'\n') => Reading::StatusLine(0),
+            (Reading::Interim { .. }, b'\n') => Reading::Interim { at_line_start: true },
+            (Reading::Interim { .. }, b'\r') => reading,
+            (Reading::Interim { .. }, _) => Reading::Interim { at_line_start: false },
         }
-        let count = memmem::find_iter(bytes, b"HTTP/1.1 1").count();
-        self.interim.set(self.interim.get() + count);
-        if self.interim.get() > MAX_INTERIM {
-            return Err(io::Error::other("too many interim responses"));
-        }
-        Ok(())
     }
 }
+
+/// How far the bytes of an answer have been looked at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Reading {
+    /// This many bytes of a status line.
+    StatusLine(usize),
+    /// An interim head, up to its empty line.
+    Interim { at_line_start: bool },
+    /// A final head, what belongs to it, or nothing.
+    #[default]
+    Final,
+}
+
+/// Where the status stands in a status line.
+const STATUS_AT: usize = "HTTP/1.1 ".len();
 
 /// The socket as hyper sees it: it wakes the task itself, and keeps an eye on what arrives before a response head.
 #[derive(Debug)]
@@ -268,5 +306,40 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.with_task(|stream, cx| stream.poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERIM: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+
+    /// Whether an answer is let through, however it is cut.
+    fn passes(answer: &str) -> bool {
+        let told = |size| {
+            let seen = Seen::default();
+            seen.begin();
+            answer.as_bytes().chunks(size).all(|piece| seen.check(piece).is_ok())
+        };
+        let all = told(answer.len());
+        assert!([1, 2, 7, 10].into_iter().all(|size| told(size) == all), "it depends on the cut: {answer:?}");
+        all
+    }
+
+    #[test]
+    fn a_few_interim_responses_pass_and_a_flood_does_not() {
+        let ok = "HTTP/1.1 200 OK\r\n\r\n";
+        assert!(passes(ok));
+        assert!(passes(&format!("{}{ok}", INTERIM.repeat(8))));
+        assert!(!passes(&INTERIM.repeat(9)));
+        assert!(!passes(&INTERIM.replace("/1.1", "/1.0").repeat(9)));
+        assert!(!passes(&INTERIM.replace("\r\n", "\n").repeat(9)));
+    }
+
+    #[test]
+    fn what_a_body_says_is_no_interim_response() {
+        assert!(passes(&format!("HTTP/1.1 200 OK\r\n\r\n{}", INTERIM.repeat(9))));
+        assert!(passes(&format!("{INTERIM}HTTP/1.1 200 OK\r\n\r\n{}", INTERIM.repeat(9))));
     }
 }

@@ -115,6 +115,11 @@ impl Connection {
         Some(())
     }
 
+    /// What has been read and not yet taken.
+    pub fn peek(&self) -> &[u8] {
+        &self.unread
+    }
+
     /// Reads what there is, at least a byte; `None` at the end.
     pub fn read_more(&mut self) -> Option<()> {
         let mut buffer = [0; 65536];
@@ -174,7 +179,7 @@ impl Request {
     }
 }
 
-fn parse_all(mut bytes: &[u8]) -> Vec<Request> {
+pub fn parse_all(mut bytes: &[u8]) -> Vec<Request> {
     std::iter::from_fn(|| {
         let (request, length) = parse(bytes)?;
         bytes = &bytes[length..];
