@@ -3,6 +3,7 @@
 
 #![allow(unreachable_pub, missing_docs, reason = "a test binary has no outside")]
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "in a story, what cannot be is a failed test")]
+#![allow(clippy::needless_pass_by_value, reason = "stories read better without ampersands")]
 
 mod allocation;
 mod architecture;

@@ -47,6 +47,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let _written_at_the_end = telemetry::start("error");
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        let signals = listen_to_signals()?;
         let old = toy_backend("old")?;
         let new = toy_backend("new")?;
         let path = write_config(args, old, new)?;
@@ -54,7 +55,6 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         let proxy = app.addresses()?[0];
         let admin: AdminUrl = app.admin_address().parse()?;
         welcome(&path, proxy, &admin)?;
-        let signals = listen_to_signals()?;
         let tally = Arc::new(Tally::default());
         tokio::spawn(users(proxy, Arc::clone(&tally)));
         tokio::spawn(show(admin, tally));

@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::StatusCode;
@@ -27,6 +27,8 @@ use crate::snapshot::Snapshot;
 const BACKLOG: i32 = 4096;
 /// How long to leave the kernel alone after it refused to give us a connection (out of file descriptors, say).
 const BACK_OFF: Duration = Duration::from_millis(20);
+/// How often to say so.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Binds a listener, without accepting yet.
 ///
@@ -83,6 +85,7 @@ impl Door {
 
 /// Accepts until the process drains, then what the kernel already holds: closing the listener would reset it.
 async fn accept(listener: TcpListener, spread: Arc<Spread>, mut ending: watch::Receiver<Ending>) {
+    let mut complaints = Complaints::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -93,7 +96,7 @@ async fn accept(listener: TcpListener, spread: Arc<Spread>, mut ending: watch::R
             Err(error) => {
                 spread.registry.accept_errors.fetch_add(1, Relaxed);
                 if !is_about_one_connection(&error) {
-                    tracing::warn!(%error, "cannot accept; trying again");
+                    complaints.tell(&error);
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
@@ -103,6 +106,21 @@ async fn accept(listener: TcpListener, spread: Arc<Spread>, mut ending: watch::R
     for (stream, peer) in (0..BACKLOG).map_while(|_| listener.accept().ok()) {
         if stream.set_nonblocking(true).is_ok() {
             spread.hand_over(Arrival { stream, peer });
+        }
+    }
+}
+
+/// Tells of a trouble that may last, without filling the log with it; the metric counts every one.
+#[derive(Default)]
+struct Complaints {
+    told_at: Option<Instant>,
+}
+
+impl Complaints {
+    fn tell(&mut self, error: &io::Error) {
+        if self.told_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            self.told_at = Some(Instant::now());
+            tracing::warn!(%error, "cannot accept connections; trying again (out of descriptors? raise ulimit -n)");
         }
     }
 }

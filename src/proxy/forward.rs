@@ -237,7 +237,7 @@ fn hex_id(number: u128) -> String {
 #[derive(Debug)]
 enum Trouble {
     /// Not a byte of it was sent: it may go over another connection.
-    Unsent(Request<RequestBody>),
+    Unsent(Box<Request<RequestBody>>),
     /// The client's body broke.
     Client(Progress),
     /// The backend's fault, or nobody's.
@@ -258,7 +258,7 @@ async fn send(
         let mut link = Link::new(connection, pool, upload.clone());
         request = match await_head(report, &mut link, request).await {
             Ok(response) => return Ok((response, link)),
-            Err(Trouble::Unsent(request)) if reused => request,
+            Err(Trouble::Unsent(request)) if reused => *request,
             Err(Trouble::Unsent(_)) => return Err(blame(report, Failure::Reset)),
             Err(Trouble::Client(progress)) => return Err(blame_client(progress)),
             Err(Trouble::Backend(failure)) => return Err(blame(report, failure)),
@@ -314,7 +314,7 @@ async fn await_head(
         None => Err(Trouble::Backend(Failure::ResponseTimeout)),
         Some(Ok(response)) => Ok(response),
         Some(Err(mut error)) => match error.take_message() {
-            Some(unsent) => Err(Trouble::Unsent(unsent)),
+            Some(unsent) => Err(Trouble::Unsent(Box::new(unsent))),
             None => Err(diagnose(link, &error.into_error())),
         },
     }
@@ -374,12 +374,9 @@ fn rewrite_response(
     let survey = headers::survey_response(headers);
     match if survey.transfer_encoding { headers::coding(headers) } else { None } {
         None => {}
-        Some(Coding::Chunked) => {
-            // Hyper has read it as chunked; a length beside it would be believed by the next reader.
-            if headers.remove(CONTENT_LENGTH).is_some() {
-                link.spoil();
-            }
-        }
+        // Hyper has read it as chunked; a length beside it would be believed by the next reader.
+        Some(Coding::Chunked) if headers.remove(CONTENT_LENGTH).is_some() => link.spoil(),
+        Some(Coding::Chunked) => {}
         Some(Coding::Repeated | Coding::Other) => return Err(blame(report, Failure::Malformed)),
     }
     headers::strip_response(headers, survey, asked.trailers);

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -264,11 +263,9 @@ impl Worker {
         self.connections.borrow().values().for_each(|watch| watch.drain());
     }
 
-    fn emptied(&self) -> impl Future<Output = ()> + '_ {
-        async {
-            while !self.connections.borrow().is_empty() {
-                self.emptied.notified().await;
-            }
+    async fn emptied(&self) {
+        while !self.connections.borrow().is_empty() {
+            self.emptied.notified().await;
         }
     }
 }

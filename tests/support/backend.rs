@@ -8,10 +8,13 @@ use std::thread;
 
 use super::PATIENCE;
 
+/// What came over one connection so far.
+type Record = Arc<Mutex<Vec<u8>>>;
+
 /// A listening backend. It lives until the test ends.
 pub struct Backend {
     pub address: SocketAddr,
-    recorded: Arc<Mutex<Vec<Arc<Mutex<Vec<u8>>>>>>,
+    recorded: Arc<Mutex<Vec<Record>>>,
     open: Arc<AtomicUsize>,
 }
 
