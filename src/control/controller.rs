@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until, 
 
 use super::flag::Flag;
 use super::overview::{Overview, Reload};
-use super::settle::{NO_LATER_THAN, QUIET, probation};
+use super::settle::{NO_LATER_THAN, QUIET, TORN, probation};
 use super::watcher::Watcher;
 use crate::config::{self, Config};
 use crate::metrics::{Registry, window};
@@ -116,7 +116,7 @@ pub struct Controller {
     overview: Arc<Overview>,
     /// What was read last and not taken, and why: one bad text is told once.
     refused: Option<(Vec<u8>, String)>,
-    /// A text that looked cut short, and when it counts if it still stands.
+    /// A text that may not be whole, and when it counts if it still stands.
     on_probation: Option<(Vec<u8>, Instant)>,
 }
 
@@ -172,11 +172,23 @@ impl Controller {
             self.refused = None;
             return self.note_unchanged();
         }
+        let wait = match &checked {
+            Err(_) if asked => Duration::ZERO,
+            Err(_) => TORN,
+            Ok(config) if asks_for_more_rollback(config, &self.in_force.config) => Duration::ZERO,
+            Ok(_) => probation(&text, &self.in_force.text, self.is_json()),
+        };
+        if self.must_wait(&text, wait) {
+            return;
+        }
         match checked {
             Err(error) => self.refuse(text, &error, asked),
-            Ok(config) if self.must_wait(&text, &config) => {}
             Ok(config) => self.take(text, config),
         }
+    }
+
+    fn is_json(&self) -> bool {
+        self.in_force.path.extension().is_some_and(|extension| extension == "json")
     }
 
     fn look_at_flag(&mut self) {
@@ -189,18 +201,13 @@ impl Controller {
         }
     }
 
-    /// Whether the text looks cut short and has not stood long enough. A rollback does not wait.
-    fn must_wait(&mut self, text: &[u8], config: &Config) -> bool {
-        if asks_for_more_rollback(config, &self.in_force.config) {
-            return false;
-        }
+    /// Whether the text has not yet stood for as long as it has to.
+    fn must_wait(&mut self, text: &[u8], wait: Duration) -> bool {
         if let Some((waiting, until)) = &self.on_probation
             && waiting == text
         {
             return Instant::now() < *until;
         }
-        let is_json = self.in_force.path.extension().is_some_and(|extension| extension == "json");
-        let wait = probation(text, &self.in_force.text, is_json);
         self.on_probation = (!wait.is_zero()).then(|| (text.to_owned(), Instant::now() + wait));
         self.on_probation.is_some()
     }

@@ -10,6 +10,9 @@ pub const QUIET: Duration = Duration::from_millis(25);
 /// However many events come, the file is read after this.
 pub const NO_LATER_THAN: Duration = Duration::from_millis(100);
 
+/// How long a text that does not parse has to stand before anybody is told: a poll may catch a writer in the act.
+pub const TORN: Duration = Duration::from_millis(100);
+
 /// How long a text that is probably cut short has to stand.
 const PROBABLY: Duration = Duration::from_millis(1500);
 /// How long a text that may be cut short has to stand.
