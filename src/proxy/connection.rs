@@ -31,6 +31,9 @@ use crate::metrics::Class;
 /// How long a connection that we close stays open for the client to read our last answer (nginx: lingering close).
 const LINGER: Duration = Duration::from_secs(2);
 
+/// hyper's own limit on header fields. Told the same number, it would make room for them anew for each request.
+const HYPER_MAX_FIELDS: usize = 100;
+
 /// Serves `stream` until either side has enough.
 pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, watch: Rc<Watch>, place: Place) {
     if stream.set_nodelay(true).is_err() {
@@ -161,9 +164,11 @@ fn server(limits: &Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .writev(false) // one copy of a small body costs less than a vectored write, and a large one hardly more
-        .max_headers(limits.max_header_fields)
         .max_header_size(limits.max_header_size)
         .max_buf_size(limits.max_header_size.max(64 * 1024) + limits.max_target);
+    if limits.max_header_fields != HYPER_MAX_FIELDS {
+        builder.max_headers(limits.max_header_fields);
+    }
     builder
 }
 

@@ -24,8 +24,6 @@ use tokio::time::Instant;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
-/// Header fields in a response.
-const MAX_FIELDS: usize = 256;
 
 /// A connection to a backend.
 #[derive(Debug)]
@@ -49,19 +47,16 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Prepares a connected socket for requests. `max_header_size` bounds a response head, in bytes.
+    /// Prepares a connected socket for requests. `max_header_size` bounds a response head, in bytes; its fields are at
+    /// most 100, hyper's default.
     ///
     /// # Errors
     /// hyper's, if the connection cannot be set up.
     pub async fn open(stream: TcpStream, max_header_size: usize) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
         let io = TokioIo::new(Socket { stream, seen: Rc::clone(&seen) });
-        let (sender, driver) = http1::Builder::new()
-            .writev(false)
-            .max_header_size(max_header_size)
-            .max_headers(MAX_FIELDS)
-            .handshake(io)
-            .await?;
+        let (sender, driver) =
+            http1::Builder::new().writev(false).max_header_size(max_header_size).handshake(io).await?;
         let nudge = Arc::new(Nudge::default());
         let nudge_waker = Waker::from(Arc::clone(&nudge));
         let idle_since = Instant::now();
