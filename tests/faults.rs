@@ -1,5 +1,6 @@
 //! Backends that fail and clients that leave: each gets what it deserves, nobody else notices.
 
+use std::io::Write;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
@@ -282,7 +283,7 @@ fn a_client_that_leaves_in_the_middle_of_a_stream_ends_it() {
     let backend = after_a_request(move |connection| {
         connection.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
         let piece = [b"10000\r\n".to_vec(), vec![b'x'; 0x10000], b"\r\n".to_vec()].concat();
-        while std::io::Write::write_all(&mut connection.stream, &piece).is_ok() {}
+        while connection.stream.write_all(&piece).is_ok() {}
         let _the_story_may_be_over = closed.send(());
     });
     let tidegate = before(&[backend.url()], "response: 60s");
@@ -382,6 +383,27 @@ fn a_request_reaches_the_backend_piece_by_piece() {
 }
 
 // -- what HTTP/1 has in store
+
+#[test]
+fn an_answer_that_begins_before_the_request_has_ended_does_not_stop_it() {
+    const SIZE: usize = 32 << 20; // more than the sockets on the way hold
+    let backend = Backend::scripted(|connection| {
+        connection.read_head().unwrap();
+        let mut writer = connection.stream.try_clone().unwrap();
+        let answer = std::thread::spawn(move || {
+            writer.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n").as_bytes()).unwrap();
+            writer.write_all(&vec![b'a'; SIZE]).unwrap();
+        });
+        while connection.read_more().is_some() {}
+        answer.join().unwrap();
+    });
+    let tidegate = Tidegate::before(&backend);
+    let mut client = tidegate.client();
+    client.send(format!("POST / HTTP/1.1\r\nhost: service\r\ncontent-length: {SIZE}\r\n\r\n"));
+    client.send(vec![b'q'; SIZE]); // all of it before a byte of the answer is read
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.complete, answer.body.len()), (200, true, SIZE));
+}
 
 #[test]
 fn an_answer_to_head_has_a_length_and_no_body() {

@@ -195,7 +195,7 @@ impl Body for ResponseBody {
             Source::Relayed { incoming, link, .. } => (incoming, link.as_mut()),
         };
         let watch = &this.report.client.watch;
-        if watch.has_expired(Wait::Stream) {
+        if watch.has_expired(Wait::Stream) || watch.has_expired(Wait::Upload) {
             return this.break_off();
         }
         let Some(link) = link else { return Poll::Ready(None) };

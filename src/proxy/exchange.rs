@@ -174,6 +174,12 @@ impl Link {
         self.spoiled = true;
     }
 
+    /// Lets both directions move by themselves, and the connection end with this exchange.
+    pub(super) fn detach(&mut self) {
+        self.spoil();
+        self.connection.detach();
+    }
+
     /// Whether the whole request is on its way to the backend.
     pub(super) fn is_uploaded(&self) -> bool {
         self.upload.as_ref().is_none_or(|upload| upload.is_done())

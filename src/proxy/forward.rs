@@ -380,7 +380,11 @@ fn rewrite_response(
         Some(Coding::Repeated | Coding::Other) => return Err(blame(report, Failure::Malformed)),
     }
     headers::strip_response(headers, survey, asked.trailers);
-    if asked.upgrade || !link.is_uploaded() {
+    let is_early = !link.is_uploaded();
+    if is_early {
+        link.detach();
+    }
+    if asked.upgrade || is_early {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if let Some((at, decision)) = way.decided

@@ -20,6 +20,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
@@ -34,6 +35,8 @@ pub struct Connection<B: Body + 'static> {
     seen: Rc<Seen>,
     nudge: Arc<Nudge>,
     nudge_waker: Waker,
+    /// The task that drives it once it is [detached](Connection::detach); it ends with the connection.
+    task: Option<AbortOnDrop>,
     reused: bool,
     idle_since: Instant,
 }
@@ -60,7 +63,7 @@ where
         let nudge = Arc::new(Nudge::default());
         let nudge_waker = Waker::from(Arc::clone(&nudge));
         let idle_since = Instant::now();
-        Ok(Self { sender, driver: Some(driver), seen, nudge, nudge_waker, reused: false, idle_since })
+        Ok(Self { sender, driver: Some(driver), seen, nudge, nudge_waker, task: None, reused: false, idle_since })
     }
 
     /// Whether an earlier request went over this connection: if it closes now, that may be the backend's idle timeout.
@@ -89,12 +92,25 @@ where
         body: &mut Incoming,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.task.is_some() {
+            return Pin::new(body).poll_frame(cx);
+        }
         let quiet = &mut Context::from_waker(Waker::noop());
         if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(quiet) {
             return Poll::Ready(frame);
         }
         let _ = self.drive(cx);
         Pin::new(body).poll_frame(quiet)
+    }
+
+    /// Gives the connection a task of its own. This is for an answer that begins before its request has been sent to the
+    /// end: then both directions have to move by themselves, or a client that sends all before it reads and a backend that
+    /// answers while it reads wait for each other. Such a connection is not used again.
+    pub fn detach(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            let task = spawn_local(Detached { driver, seen: Rc::clone(&self.seen) });
+            self.task = Some(AbortOnDrop(task));
+        }
     }
 
     /// Lets the connection read and write. Ready once it has ended, for whatever reason; the reason reaches whoever
@@ -142,6 +158,36 @@ where
 
     pub(super) fn idle_since(&self) -> Instant {
         self.idle_since
+    }
+}
+
+/// A connection that is driven by a task of its own.
+struct Detached<B: Body + 'static> {
+    driver: http1::Connection<TokioIo<Socket>, B>,
+    seen: Rc<Seen>,
+}
+
+impl<B> Future for Detached<B>
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.seen.task_is(cx.waker());
+        Pin::new(&mut self.driver).poll(cx).map(drop)
+    }
+}
+
+/// Ends a task with whoever started it.
+#[derive(Debug)]
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
