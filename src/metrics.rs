@@ -60,7 +60,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// All classes, in the order of [`Class::index`].
+    /// All classes, in the order of the counters.
     pub const ALL: [Self; 6] =
         [Self::Success, Self::Redirect, Self::ClientError, Self::ServerError, Self::Error, Self::Aborted];
 
