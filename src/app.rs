@@ -12,6 +12,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::admin;
@@ -23,33 +24,36 @@ use crate::proxy::accept::{self, Door};
 use crate::proxy::access_log::AccessLog;
 use crate::proxy::worker::{self, Ending, Shared};
 
-/// Why the process cannot start. Nothing is bound when it is told.
+/// Why the process cannot start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The config is wrong.
-    #[error("{0}")]
+    #[error(transparent)]
     Config(#[from] Box<ConfigError>),
     /// An address cannot be had.
-    #[error("cannot listen on {address} (config key {key}): {source}{}", hint(.source))]
+    #[error("cannot listen on {address} (config key {key}): {cause}{}", hint(.cause))]
     Bind {
         /// The address.
         address: String,
         /// Where it comes from.
         key: &'static str,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The state directory cannot be used.
-    #[error("cannot use state_dir {}: {source}\nhelp: make it, or give the user that runs tidegate access to it", .path.display())]
+    #[error("cannot use state_dir {}: {cause}\nhelp: it has to be a folder that the user who runs tidegate may write to", .path.display())]
     StateDir {
         /// The directory.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The access log cannot be written.
     #[error("cannot open access_log: {0}")]
     AccessLog(io::Error),
+    /// A worker ended while it should have served. Its clients lost their connections; the others were drained.
+    #[error("worker {0} ended by itself")]
+    Worker(usize),
     /// The machine has no threads left.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
@@ -82,13 +86,13 @@ impl App {
         let text = config::read(path).map_err(Box::new)?;
         let config = config::parse(&text, path, &environment).map_err(Box::new)?;
         if let Some(state_dir) = &config.state_dir {
-            prepare(state_dir).map_err(|source| StartError::StateDir { path: state_dir.clone(), source })?;
+            prepare(state_dir).map_err(|cause| StartError::StateDir { path: state_dir.clone(), cause })?;
         }
         let listeners = config.listeners.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
-        let admin = admin::bind(&config.admin).map_err(|source| StartError::Bind {
+        let admin = admin::bind(&config.admin).map_err(|cause| StartError::Bind {
             address: config.admin.to_string(),
             key: "admin.address",
-            source,
+            cause,
         })?;
         let access_log = config.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
         Ok(Self { in_force: InForce::new(path.to_owned(), text, config), listeners, admin, access_log })
@@ -156,13 +160,36 @@ impl App {
         };
         let admin = tokio::spawn(admin::serve(self.admin, Arc::clone(&overview), admin_ends));
 
-        until_asked_to_leave(&mut signals, &events).await;
+        let mut watched = watch_workers(&workers);
+        let died = tokio::select! {
+            () = until_asked_to_leave(&mut signals, &events) => None,
+            index = watched.join_next() => index.and_then(Result::ok),
+        };
+        watched.shutdown().await; // workers drain until nobody can hand them a connection any more
+        if let Some(index) = died {
+            tracing::error!(
+                "worker {index} has ended by itself, which is a bug in tidegate; draining, to be started anew"
+            );
+        }
         let threads: Vec<JoinHandle<()>> = workers.into_iter().map(|worker| worker.thread).chain([door]).collect();
         leave(&shutdown, &leaving, &ending, threads, &mut signals).await;
         controller.abort();
         let _its_socket_file_is_removed = admin.await;
-        Ok(())
+        died.map_or(Ok(()), |index| Err(StartError::Worker(index)))
     }
+}
+
+/// Tasks that end with the index of a worker that does not take connections any more.
+fn watch_workers(workers: &[worker::Handle]) -> JoinSet<usize> {
+    let mut watched = JoinSet::new();
+    for (index, worker) in workers.iter().enumerate() {
+        let arrivals = worker.arrivals.clone();
+        watched.spawn(async move {
+            arrivals.closed().await;
+            index
+        });
+    }
+    watched
 }
 
 /// What a person or a supervisor can ask of the process.
@@ -190,7 +217,14 @@ async fn leave(
 ) {
     leaving.send_replace(true);
     tracing::info!(delay = ?shutdown.readiness_delay, "not ready any more; waiting for the balancer to notice");
-    let impatient = async { while signals.recv().await.is_some_and(|signal| signal != Signal::Leave) {} };
+    let impatient = async {
+        while let Some(signal) = signals.recv().await {
+            if signal == Signal::Leave {
+                return;
+            }
+        }
+        std::future::pending::<()>().await; // nobody is left who could ask
+    };
     let drained = async {
         tokio::time::sleep(shutdown.readiness_delay).await;
         ending.send_replace(Ending::Draining);
@@ -223,12 +257,15 @@ fn count_workers(configured: Option<NonZeroUsize>) -> NonZeroUsize {
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    accept::bind(address).map_err(|source| StartError::Bind { address: address.to_string(), key: "listen", source })
+    accept::bind(address).map_err(|cause| StartError::Bind { address: address.to_string(), key: "listen", cause })
 }
 
 /// Makes the directory if it is missing, and makes sure that the flag file could be seen in it.
 fn prepare(state_dir: &Path) -> io::Result<()> {
-    std::fs::create_dir_all(state_dir)?;
+    if !state_dir.exists() {
+        tracing::warn!(path = %state_dir.display(), "state_dir was not there and is made now: is it the right one?");
+        std::fs::create_dir_all(state_dir)?;
+    }
     std::fs::read_dir(state_dir)?;
     tempfile_in(state_dir)
 }

@@ -298,6 +298,8 @@ pub struct Registry {
     log_dropped: Option<ErrorCounter>,
     /// Failed `accept` calls.
     pub accept_errors: AtomicU64,
+    /// Connections that were turned away because there were too many.
+    pub connections_refused: AtomicU64,
 }
 
 /// What one worker knows of its clients' connections.
@@ -330,6 +332,7 @@ impl Registry {
             connections: (0..workers).map(|_| ConnectionMeters::default()).collect(),
             log_dropped: None,
             accept_errors: AtomicU64::new(0),
+            connections_refused: AtomicU64::new(0),
         }
     }
 

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal as _};
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 /// What is logged: `error`, `warn`, `info` (the default), `debug`, or a filter per module.
 pub const LEVEL_VARIABLE: &str = "TIDEGATE_LOG";
@@ -16,7 +17,7 @@ pub const FORMAT_VARIABLE: &str = "TIDEGATE_LOG_FORMAT";
 #[must_use = "the last lines are written when the guard is dropped"]
 pub fn start(level: &str) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default().lossy(true).thread_name("log").finish(io::stderr());
-    let filter = EnvFilter::try_from_env(LEVEL_VARIABLE).unwrap_or_else(|_| EnvFilter::new(level));
+    let filter = filter(std::env::var(LEVEL_VARIABLE).ok().as_deref(), level);
     if std::env::var(FORMAT_VARIABLE).is_ok_and(|format| format == "json") {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).json().flatten_event(true).init();
     } else {
@@ -25,7 +26,34 @@ pub fn start(level: &str) -> WorkerGuard {
     guard
 }
 
+/// What `asked` says, if it is a level or a list of `module=level`; a word that is neither would silence everything.
+fn filter(asked: Option<&str>, level: &str) -> EnvFilter {
+    let is_known = |part: &str| part.contains('=') || part.trim().parse::<LevelFilter>().is_ok();
+    match asked.filter(|asked| !asked.is_empty() && asked.split(',').all(is_known)) {
+        Some(asked) => EnvFilter::try_new(asked).unwrap_or_else(|_| EnvFilter::new(level)),
+        None => EnvFilter::new(level),
+    }
+}
+
 fn text(filter: EnvFilter, writer: NonBlocking) {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour).with_target(false).init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_that_is_no_level_does_not_silence_the_log() {
+        for (asked, told) in [
+            (None, "info"),
+            (Some(""), "info"),
+            (Some("banana"), "info"),
+            (Some("debug"), "debug"),
+            (Some("off"), "off"),
+        ] {
+            assert_eq!(filter(asked, "info").to_string(), told, "{asked:?}");
+        }
+    }
 }

@@ -36,7 +36,7 @@ fn finding_a_route_and_a_side_allocates_nothing() {
         let measured = allocation_counter::measure(|| {
             assert!(matches!(route::find(&snapshot.routes, head), Ok(Some((0, _)))));
             let rollout = &snapshot.rollouts[0];
-            std::hint::black_box(decide(&rollout.split, &RolloutSubject::new(&head, rollout)));
+            std::hint::black_box(decide(&rollout.split, &RolloutSubject::new(&head, rollout).unwrap()));
         });
         assert_eq!(measured.count_total, 0, "user {user:?}");
     }

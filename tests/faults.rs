@@ -668,3 +668,45 @@ fn a_thousand_clients_are_served_side_by_side() {
     }
     assert_eq!(backend.requests().len(), 1000);
 }
+
+#[test]
+fn two_keys_in_one_request_are_refused() {
+    let backend = Backend::named("only");
+    let tidegate = Tidegate::splitting(&backend, &backend, 50);
+    let answer = tidegate.client().get("/", &[("x-user-id", "10"), ("x-user-id", "99")]);
+    assert_eq!((answer.status, answer.header("connection")), (400, Some("close")));
+    assert!(backend.requests().is_empty());
+    assert_eq!(tidegate.client().get("/", &[("x-user-id", "10"), ("x-user-id", "10")]).status, 200);
+}
+
+#[test]
+fn a_backend_that_fails_a_request_over_a_kept_connection_is_not_excused() {
+    let backend = Backend::scripted(|connection| {
+        connection.read_request().unwrap();
+        connection.write(&ok(&[], b""));
+        connection.read_request();
+        std::thread::sleep(Duration::from_millis(200)); // it works on it, and dies
+    });
+    let tidegate = Tidegate::before(&backend);
+    let mut client = tidegate.client();
+    assert_eq!(client.get("/", &[]).status, 200);
+    assert_eq!(client.get("/", &[]).status, 502);
+    assert_eq!((failures(&tidegate, "reset"), failures(&tidegate, "stale")), (1.0, 0.0));
+}
+
+#[test]
+fn a_client_that_breaks_its_upload_during_the_answer_is_not_the_backends_failure() {
+    let backend = Backend::scripted(|connection| {
+        connection.read_head().unwrap();
+        connection.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\nbegun");
+        while connection.read_more().is_some() {}
+    });
+    let tidegate = Tidegate::before(&backend);
+    let mut client = tidegate.client();
+    client.send("POST / HTTP/1.1\r\nhost: service\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n");
+    eventually("the answer begins", || client.stream.peek(&mut [0; 200]).is_ok_and(|n| n > 20));
+    client.send("nonsense\r\n");
+    assert!(!client.answer().complete);
+    eventually("the request has ended", || ended_as(&tidegate, "4xx") == 1.0);
+    assert_eq!(failures(&tidegate, "truncated"), 0.0);
+}

@@ -213,3 +213,21 @@ fn nothing_is_sent_to_new_after_a_client_has_seen_the_rollback() {
     }
     assert_eq!(new.requests().len(), sent_before);
 }
+
+#[test]
+fn a_state_dir_that_disappears_does_not_lift_its_rollback() {
+    let (old, new) = (Backend::named("old"), Backend::named("new"));
+    let state = tempfile::tempdir().unwrap();
+    let folder = state.path().join("state");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("ROLLBACK"), "").unwrap();
+    let tidegate = Tidegate::start(&format!("state_dir: {}\n{}", folder.display(), split(&old, &new, "100", "")));
+    let mut client = tidegate.client();
+    assert_eq!(client.get_as(1).header("x-backend"), Some("old"));
+    fs::rename(&folder, state.path().join("away")).unwrap();
+    tidegate.edit(&format!("state_dir: {}\n{}", folder.display(), split(&old, &new, "99", "")));
+    eventually("the folder was looked for", || tidegate.metric("tidegate_config_reloads_total") > 1.0);
+    assert_eq!(client.get_as(1).header("x-backend"), Some("old"));
+    fs::create_dir(&folder).unwrap();
+    eventually("an empty folder lifts it", || client.get_as(1).header("x-backend") == Some("new"));
+}

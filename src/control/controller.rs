@@ -1,6 +1,7 @@
 //! The only writer: what happens becomes events, events become a snapshot, one store publishes it.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
 
-use super::flag::Flag;
+use super::flag::{self, Flag};
 use super::overview::{Overview, Reload};
 use super::settle::{NO_LATER_THAN, QUIET, TORN, probation};
 use super::watcher::Watcher;
@@ -51,7 +52,7 @@ impl InForce {
     /// Takes the config at `path` for the first time, and the flag as it is.
     #[must_use]
     pub fn new(path: PathBuf, text: Vec<u8>, config: Config) -> Self {
-        let flag = config.state_dir.as_deref().map_or(Flag::Absent, Flag::read);
+        let flag = config.state_dir.as_deref().and_then(Flag::read).unwrap_or_default();
         let loaded_at = SystemTime::now();
         Self { path, text, config, loaded_at, flag, since: HashMap::new(), revision: 0 }
     }
@@ -118,6 +119,7 @@ pub struct Controller {
     refused: Option<(Vec<u8>, String)>,
     /// A text that may not be whole, and when it counts if it still stands.
     on_probation: Option<(Vec<u8>, Instant)>,
+    state_dir_is_gone: bool,
 }
 
 impl Controller {
@@ -125,12 +127,12 @@ impl Controller {
     #[must_use]
     pub fn new(in_force: InForce, overview: Arc<Overview>) -> Self {
         let published = Arc::clone(&overview.snapshot);
-        Self { in_force, published, overview, refused: None, on_probation: None }
+        Self { in_force, published, overview, refused: None, on_probation: None, state_dir_is_gone: false }
     }
 
     /// Runs until the last sender of events has gone.
     pub async fn run(mut self, sender: mpsc::Sender<Event>, mut events: mpsc::Receiver<Event>) {
-        let mut watcher = Watcher::new(self.folders(), sender);
+        let mut watcher = Watcher::new(self.folders(), self.names(), sender);
         let mut poll = interval(POLL_EVERY);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut reading = interval(window::INTERVAL);
@@ -140,6 +142,7 @@ impl Controller {
                 event = events.recv() => {
                     let Some(event) = event else { return };
                     let asked = event == Event::ReloadAsked;
+                    self.look_at_flag(); // a rollback does not wait for the end of a burst
                     self.look(gather(asked, &mut events).await).await;
                 }
                 _ = poll.tick() => {
@@ -151,6 +154,13 @@ impl Controller {
                 _ = reading.tick() => self.overview.take_reading(),
             }
         }
+    }
+
+    fn names(&self) -> Vec<OsString> {
+        let path = &self.in_force.path;
+        let paths = [Some(path.clone()), path.canonicalize().ok()];
+        let configs = paths.into_iter().flatten().filter_map(|path| path.file_name().map(OsString::from));
+        configs.chain([OsString::from(flag::NAME)]).collect()
     }
 
     fn folders(&self) -> Vec<PathBuf> {
@@ -193,9 +203,15 @@ impl Controller {
 
     fn look_at_flag(&mut self) {
         let Some(state_dir) = self.in_force.config.state_dir.as_deref() else { return };
-        let flag = Flag::read(state_dir);
+        let Some(flag) = Flag::read(state_dir) else {
+            if !std::mem::replace(&mut self.state_dir_is_gone, true) {
+                tracing::error!(path = %state_dir.display(), "state_dir is gone; what its ROLLBACK file asked for stays");
+            }
+            return;
+        };
+        self.state_dir_is_gone = false;
         if flag != self.in_force.flag {
-            tracing::warn!(flag = ?flag, path = %Flag::path(state_dir).display(), "the ROLLBACK file has changed");
+            tracing::warn!("{} now asks for {flag}", Flag::path(state_dir).display());
             self.in_force.flag = flag;
             self.publish();
         }

@@ -36,16 +36,19 @@ impl Flag {
         if names.is_empty() { Self::All } else { Self::Named(names) }
     }
 
-    /// Reads the flag file in `state_dir`. A file that is there but cannot be read means everything: whoever put it there
+    /// Reads the flag file in `state_dir`; `None` if the folder itself is gone, which says nothing about what anybody wants.
+    /// A file that is there but cannot be read means everything: whoever put it there
     /// wanted out, and OLD is the side that is known to work.
     #[must_use]
-    pub fn read(state_dir: &Path) -> Self {
+    pub fn read(state_dir: &Path) -> Option<Self> {
         let path = Self::path(state_dir);
         match std::fs::symlink_metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::Absent,
-            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Self::Absent,
-            Ok(found) if found.is_file() => Self::read_file(&path).map_or(Self::All, |content| Self::parse(&content)),
-            Ok(_) | Err(_) => Self::All,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => state_dir.is_dir().then_some(Self::Absent),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => None,
+            Ok(found) if found.is_file() => {
+                Some(Self::read_file(&path).map_or(Self::All, |content| Self::parse(&content)))
+            }
+            Ok(_) | Err(_) => Some(Self::All),
         }
     }
 
@@ -81,6 +84,18 @@ impl Flag {
     }
 }
 
+impl std::fmt::Display for Flag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Absent => f.write_str("nothing: there is no such file"),
+            Self::All => f.write_str("everything to old"),
+            Self::Named(names) => {
+                write!(f, "to old: {}", names.iter().map(String::as_str).collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,9 +123,9 @@ mod tests {
     #[test]
     fn what_is_there_but_cannot_be_read_means_everything() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(Flag::read(dir.path()), Flag::Absent);
-        assert_eq!(Flag::read(&dir.path().join("missing")), Flag::Absent);
+        assert_eq!(Flag::read(dir.path()), Some(Flag::Absent));
+        assert_eq!(Flag::read(&dir.path().join("missing")), None, "a folder that is gone has no opinion");
         std::fs::create_dir(dir.path().join(NAME)).unwrap();
-        assert_eq!(Flag::read(dir.path()), Flag::All);
+        assert_eq!(Flag::read(dir.path()), Some(Flag::All));
     }
 }

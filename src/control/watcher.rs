@@ -5,6 +5,7 @@
 //! itself. Behind it stands a slow poll, since events get lost (inotify's queue is bounded) and folders can be replaced.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -24,11 +25,11 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Watches `folders` and sends [`Event::FilesChanged`]. Where the system has no events left, the poll has to do.
+    /// Watches `folders` for what happens to files of these `names`, or to links and folders, and sends [`Event::FilesChanged`]. Where the system has no events left, the poll has to do.
     #[must_use]
-    pub fn new(folders: Vec<PathBuf>, events: mpsc::Sender<Event>) -> Self {
+    pub fn new(folders: Vec<PathBuf>, names: Vec<OsString>, events: mpsc::Sender<Event>) -> Self {
         let handler = move |event: notify::Result<notify::Event>| {
-            if event.map_or(true, |event| may_be_a_change(event.kind)) {
+            if event.map_or(true, |event| may_be_a_change(event.kind) && concerns(&event, &names)) {
                 // A full queue holds one already that will make the controller look.
                 let _one_is_waiting = events.try_send(Event::FilesChanged);
             }
@@ -67,6 +68,17 @@ fn watch(notify: &mut RecommendedWatcher, folder: &Path) -> bool {
             false
         }
     }
+}
+
+/// Whether the event is about one of `names` or may be behind one: Kubernetes changes `..data`, which our file leads
+/// through. A log that is written beside the config is nobody's business here.
+fn concerns(event: &notify::Event, names: &[OsString]) -> bool {
+    let is_ours = |path: &PathBuf| {
+        path.file_name().is_none_or(|name| {
+            names.iter().any(|ours| ours == name) || name.as_encoded_bytes().starts_with(b"..") || path.is_dir()
+        })
+    };
+    event.paths.is_empty() || event.paths.iter().any(is_ours) || event.need_rescan()
 }
 
 /// Reading a file is an event too, and we read it ourselves.

@@ -202,6 +202,11 @@ fn clients(families: &mut Families, registry: &Registry) {
         registry.accept_errors.load(Relaxed),
     );
     families.counter(
+        "tidegate_connections_refused_total",
+        "Connections that were turned away with 503 because of limits.max_connections.",
+        registry.connections_refused.load(Relaxed),
+    );
+    families.counter(
         "tidegate_access_log_dropped_total",
         "Access log lines that were dropped because the disk or the terminal was too slow.",
         registry.log_dropped(),

@@ -138,16 +138,24 @@ struct Spread {
 }
 
 impl Spread {
-    /// Gives the connection to the worker with the fewest.
+    /// Gives the connection to the worker with the fewest that still takes it.
     fn hand_over(&self, arrival: Arrival) {
         let open: Vec<u64> = self.registry.connections.iter().map(ConnectionMeters::open).collect();
         if open.iter().sum::<u64>() >= self.snapshot.load().limits.max_connections as u64 {
+            self.registry.connections_refused.fetch_add(1, Relaxed);
             return turn_away(arrival.stream);
         }
-        let Some(least) = (0..self.workers.len()).min_by_key(|worker| open[*worker]) else { return };
-        self.registry.connections[least].opened.increment();
-        if self.workers[least].send(arrival).is_err() {
-            self.registry.connections[least].opened.add(u64::MAX); // the worker has ended: this one was never open
+        let mut workers: Vec<usize> = (0..self.workers.len()).collect();
+        workers.sort_by_key(|worker| open[*worker]);
+        let mut homeless = Some(arrival);
+        for worker in workers {
+            let Some(arrival) = homeless.take() else { return };
+            let opened = &self.registry.connections[worker].opened;
+            opened.increment();
+            if let Err(refused) = self.workers[worker].send(arrival) {
+                opened.add(u64::MAX); // this worker has ended, and never had it
+                homeless = Some(refused.0);
+            }
         }
     }
 }

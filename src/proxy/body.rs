@@ -176,10 +176,16 @@ impl ResponseBody {
     }
 
     fn break_off(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let mut is_clients_fault = self.report.client.watch.has_expired(Wait::Upload);
         if let Source::Relayed { link, .. } = &mut self.source {
-            *link = None;
+            let upload = link.take().map(|link| link.upload_progress());
+            is_clients_fault |= upload.is_some_and(|upload| !matches!(upload, Progress::Running | Progress::Done));
         }
-        self.report.failed(Failure::Truncated);
+        if is_clients_fault {
+            self.report.will_end_as(Class::ClientError);
+        } else {
+            self.report.failed(Failure::Truncated);
+        }
         Poll::Ready(Some(Err(Broken)))
     }
 }
@@ -198,6 +204,10 @@ impl Body for ResponseBody {
         if watch.has_expired(Wait::Stream) || watch.has_expired(Wait::Upload) {
             return this.break_off();
         }
+        if watch.turn_is_over() {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let Some(link) = link else { return Poll::Ready(None) };
         match link.connection.poll_body(incoming, cx) {
             Poll::Pending => {
@@ -209,6 +219,7 @@ impl Body for ResponseBody {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 watch.stop_waiting_for(Wait::Stream);
+                watch.passed_on(frame.data_ref().map_or(0, Bytes::len));
                 if incoming.is_end_stream() {
                     this.complete();
                 }

@@ -113,7 +113,9 @@ async fn exchange(socket: Socket, client: &Rc<Client>) -> Next {
     drop(view);
     let mut asked_to_close = false;
     let mut asleep = false;
+    watch.begins();
     let ended = std::future::poll_fn(|cx| {
+        watch.turn_begins();
         loop {
             if let Poll::Ready(result) = Pin::new(&mut *hyper).poll(cx) {
                 return Poll::Ready(result.map_err(Failed::Hyper));
@@ -258,7 +260,7 @@ impl AsyncRead for ClientIo {
         let this = &mut *self;
         let before = buf.filled().len();
         if this.socket.unread.is_empty() {
-            ready!(Pin::new(&mut this.socket.stream).poll_read(cx, buf))?;
+            ready!(Pin::new(&mut this.socket.stream).poll_read(cx, buf)).inspect_err(|_| this.watch.left())?;
         } else {
             let n = buf.remaining().min(this.socket.unread.len());
             buf.put_slice(&this.socket.unread[..n]);

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TE};
 use http::request::Parts;
@@ -20,7 +21,7 @@ use super::headers::{self, Coding, Survey};
 use super::inspect::inspect;
 use super::respond::{Form, Refusal};
 use super::route;
-use super::subject::{ANONYMOUS_COOKIE, Head, RolloutSubject, StandIn, client_behind};
+use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn, client_behind};
 use super::watch::Wait;
 use super::worker::{Pool, View};
 use crate::metrics::{Class, Failure, Why};
@@ -64,9 +65,9 @@ async fn forward(
 ) -> Result<(Response<Incoming>, Link), Refusal> {
     let view = Rc::clone(&report.view);
     let snapshot = &*view.snapshot;
+    note_for_the_log(report, &request);
     inspect(&request, survey, has_fragment, &snapshot.limits, |name| decides(snapshot, name))?;
     let (mut parts, incoming) = request.into_parts();
-    note_for_the_log(report, &parts);
     let way = find_way(report, snapshot, &parts)?;
     let asked = Asked { trailers: survey.te && wants_trailers(&parts.headers), upgrade: survey.upgrade };
     rewrite_request(&mut parts, survey, &way, report);
@@ -90,9 +91,9 @@ fn deciding_headers(rollout: &Rollout) -> impl Iterator<Item = &str> {
     keys.chain(rollout.force.header.as_deref())
 }
 
-fn note_for_the_log(report: &mut Report, parts: &Parts) {
+fn note_for_the_log(report: &mut Report, request: &Request<Incoming>) {
     if report.client.worker.access_log().is_some() {
-        let entry = Entry::new(report.client.ip, parts.method.as_str(), parts.uri.path());
+        let entry = Entry::new(report.client.ip, request.method().as_str(), request.uri().path());
         report.log_as(Box::new(entry));
     }
 }
@@ -143,7 +144,12 @@ fn find_way(report: &mut Report, snapshot: &Snapshot, parts: &Parts) -> Result<W
         }
         Some(Destination::Rollout(at)) => {
             let rollout = &snapshot.rollouts[at];
-            let subject = RolloutSubject::new(&head, rollout);
+            let subject = RolloutSubject::new(&head, rollout).map_err(|Conflict| {
+                Refusal::of_request(
+                    StatusCode::BAD_REQUEST,
+                    "The header that says whose request this is has two values.",
+                )
+            })?;
             let decision = decide(&rollout.split, &subject);
             report.decided(at, decision);
             let new_id = match subject.into_stand_in() {
@@ -168,12 +174,14 @@ fn rewrite_request(parts: &mut Parts, survey: Survey, way: &Way, report: &Report
     let rollout = way.decided.map(|(at, decision)| (&snapshot.rollouts[at], decision));
     parts.version = Version::HTTP_11;
     parts.headers.reserve(ADDED_HEADERS);
+    let names_a_host = survey.hosts > 0 || parts.uri.authority().is_some();
     set_target_and_host(parts, survey, || host_of(snapshot, way.backend));
     headers::strip_request(&mut parts.headers, survey, trusted);
     if let Some((rollout, _)) = rollout {
         deciding_headers(rollout).for_each(|name| headers::strip_aliases_of(&mut parts.headers, name));
     }
-    add_forwarded(&mut parts.headers, &report.client.forwarded_for, trusted);
+    let asked_host = if names_a_host { parts.headers.get(HOST).cloned() } else { None };
+    add_forwarded(&mut parts.headers, &report.client.forwarded_for, asked_host, trusted);
     if !survey.request_id {
         let id = hex_id(fastrand::u128(..));
         parts.headers.insert(headers::REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal is visible ASCII"));
@@ -204,7 +212,7 @@ fn host_of(snapshot: &Snapshot, backend: usize) -> HeaderValue {
     HeaderValue::from_str(&host).expect("a checked endpoint has a host of visible ASCII")
 }
 
-fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, trusted: bool) {
+fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<HeaderValue>, trusted: bool) {
     if trusted {
         let hops = headers.get_all(headers::FORWARDED_FOR).iter().chain([client]);
         let hops: Vec<&[u8]> = hops.map(HeaderValue::as_bytes).collect();
@@ -213,7 +221,6 @@ fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, trusted: bool) {
     } else {
         headers.insert(headers::FORWARDED_FOR, client.clone());
     }
-    let host = headers.get(HOST).cloned();
     headers.entry(headers::FORWARDED_PROTO).or_insert(HTTP);
     if let Some(host) = host {
         headers.entry(headers::FORWARDED_HOST).or_insert(host);
@@ -315,16 +322,22 @@ async fn await_head(
         Some(Ok(response)) => Ok(response),
         Some(Err(mut error)) => match error.take_message() {
             Some(unsent) => Err(Trouble::Unsent(Box::new(unsent))),
-            None => Err(diagnose(link, &error.into_error())),
+            None => Err(diagnose(report, link, &error.into_error())),
         },
     }
 }
 
-fn diagnose(link: &Link, error: &hyper::Error) -> Trouble {
+/// A backend that closes a kept connection as a request arrives does so within a round trip. One that takes longer had the
+/// request, and failed it.
+const RACE: Duration = Duration::from_millis(50);
+
+fn diagnose(report: &Report, link: &Link, error: &hyper::Error) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
         _ if error.is_parse() || link.connection.is_flooded() => Trouble::Backend(Failure::Malformed),
-        _ if link.connection.is_reused() && !link.connection.has_answered() => Trouble::Backend(Failure::Stale),
+        _ if link.connection.is_reused() && !link.connection.has_answered() && report.started().elapsed() < RACE => {
+            Trouble::Backend(Failure::Stale)
+        }
         _ => Trouble::Backend(Failure::Reset),
     }
 }

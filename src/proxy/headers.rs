@@ -186,12 +186,17 @@ pub struct ResponseSurvey {
 #[must_use]
 pub fn survey_response(headers: &HeaderMap) -> ResponseSurvey {
     let mut found = ResponseSurvey::default();
-    for name in headers.keys().map(HeaderName::as_str).filter(|name| is_hop_by_hop(name)) {
+    for name in headers.keys().map(HeaderName::as_str).filter(|name| is_not_for_the_client(name)) {
         found.hop_by_hop = true;
         found.connection |= name == "connection";
         found.transfer_encoding |= name == "transfer-encoding";
     }
     found
+}
+
+/// Hop-by-hop headers, and what only tidegate may say.
+fn is_not_for_the_client(name: &str) -> bool {
+    is_hop_by_hop(name) || name.starts_with("x-tidegate-")
 }
 
 /// Takes out of a response what is not for the client. `trailers` keeps `trailer`, which announces those that follow.
@@ -203,7 +208,7 @@ pub fn strip_response(headers: &mut HeaderMap, survey: ResponseSurvey, trailers:
         strip_nominated(headers);
     }
     let announced = if trailers { headers.get(TRAILER).cloned() } else { None };
-    strip_all(headers, is_hop_by_hop);
+    strip_all(headers, is_not_for_the_client);
     if let Some(announced) = announced {
         headers.insert(TRAILER, announced);
     }

@@ -38,8 +38,11 @@ impl Refusal {
 
     /// The answer, in the form that the client's `accept` asks for.
     pub(super) fn answer(self, accept: Form, mut report: Report) -> Response<ResponseBody> {
-        report.answered(self.status.as_u16());
-        report.will_end_as(self.class());
+        // A client that has left gets no answer, whatever its going looked like.
+        if !report.client.watch.client_left() {
+            report.answered(self.status.as_u16());
+            report.will_end_as(self.class());
+        }
         let draining = report.client.watch.is_draining();
         let (content_type, body) = self.body(accept);
         let mut response = Response::new(ResponseBody::own(body, report));

@@ -35,9 +35,28 @@ pub struct Head<'a> {
     pub client: IpAddr,
 }
 
-/// What makes `request` sticky under `rollout`: the first source that is present.
-#[must_use]
-pub fn key<'a>(request: &Head<'a>, sources: &[KeySource]) -> Option<Cow<'a, [u8]>> {
+/// A header that decides where a request goes has two values: the backend may go by the other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict;
+
+/// What makes `request` sticky: the first of `sources` that is present.
+///
+/// # Errors
+/// [`Conflict`], if a header among them came with two values.
+pub fn key<'a>(request: &Head<'a>, sources: &[KeySource]) -> Result<Option<Cow<'a, [u8]>>, Conflict> {
+    for source in sources {
+        if let KeySource::Header(name) = source {
+            let mut values = request.headers.get_all(name).iter();
+            let first = values.next();
+            if values.any(|value| Some(value) != first) {
+                return Err(Conflict);
+            }
+        }
+    }
+    Ok(first_key(request, sources))
+}
+
+fn first_key<'a>(request: &Head<'a>, sources: &[KeySource]) -> Option<Cow<'a, [u8]>> {
     sources.iter().find_map(|source| {
         let found = read(request, source)?;
         match found {
@@ -140,11 +159,13 @@ pub enum StandIn {
 
 impl<'a> RolloutSubject<'a> {
     /// Reads from `request` what `rollout` needs to decide.
-    #[must_use]
-    pub fn new(request: &Head<'a>, rollout: &'a Rollout) -> Self {
-        let key = key(request, &rollout.key);
+    ///
+    /// # Errors
+    /// [`Conflict`], if it has two keys.
+    pub fn new(request: &Head<'a>, rollout: &'a Rollout) -> Result<Self, Conflict> {
+        let key = key(request, &rollout.key)?;
         let stand_in = if key.is_some() { StandIn::Nothing } else { stand_in(request, rollout) };
-        Self { rollout, key, forced: forced(request, &rollout.force), stand_in }
+        Ok(Self { rollout, key, forced: forced(request, &rollout.force), stand_in })
     }
 
     /// What stands in for the key.
@@ -288,7 +309,7 @@ mod tests {
             .collect();
         let uri: Uri = uri.parse().unwrap();
         let head = Head { method: &Method::GET, uri: &uri, headers: &headers, client: CLIENT };
-        key(&head, sources).map(|key| String::from_utf8(key.into_owned()).unwrap())
+        key(&head, sources).unwrap().map(|key| String::from_utf8(key.into_owned()).unwrap())
     }
 
     #[test]

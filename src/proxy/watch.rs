@@ -16,6 +16,9 @@ use crate::config::ClientTimeouts;
 /// How long a kept-alive connection keeps its buffers after a response.
 const DOZE_AFTER: Duration = Duration::from_millis(200);
 
+/// Bytes of an answer that one run of a connection's task passes on before others have their turn.
+const ALLOWANCE: usize = 1 << 20;
+
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
@@ -55,6 +58,10 @@ pub(super) struct Watch {
     expired: Cell<Option<Wait>>,
     idle_since: Cell<Instant>,
     request_line: Cell<RequestLine>,
+    /// Bytes of a later request came while an earlier one was answered: its line is not whole in what comes next.
+    ahead: Cell<bool>,
+    /// Bytes of answers that this run of the task may still pass on.
+    allowance: Cell<usize>,
     client_left: Cell<bool>,
     draining: Cell<bool>,
     timer: RefCell<Option<Timer>>,
@@ -86,6 +93,8 @@ impl Watch {
             expired: Cell::new(None),
             idle_since: Cell::new(now),
             request_line: Cell::new(RequestLine::Unread),
+            ahead: Cell::new(false),
+            allowance: Cell::new(0),
             client_left: Cell::new(false),
             draining: Cell::new(false),
             timer: RefCell::new(None),
@@ -102,13 +111,16 @@ impl Watch {
     /// Bytes came from the client.
     pub(super) fn received(&self, bytes: &[u8]) {
         if bytes.is_empty() {
-            self.client_left.set(true);
-            return;
+            return self.left();
         }
-        if self.stage.get() == Stage::Idle {
-            self.stage.set(Stage::Head);
-            self.wait.set(None);
-            self.request_line.set(RequestLine::Unread);
+        match self.stage.get() {
+            Stage::Idle => {
+                self.stage.set(Stage::Head);
+                self.wait.set(None);
+                self.request_line.set(if self.ahead.take() { RequestLine::Read } else { RequestLine::Unread });
+            }
+            Stage::Head => {}
+            Stage::Busy | Stage::Flushing => self.ahead.set(true),
         }
         if self.stage.get() == Stage::Head {
             self.read_request_line(bytes);
@@ -161,6 +173,32 @@ impl Watch {
             (false, false) => self.wait_until(Wait::Reader, Instant::now() + self.timeouts.write_stall),
             _ => {}
         }
+    }
+
+    /// The client has closed its side, or the connection is broken.
+    pub(super) fn left(&self) {
+        self.client_left.set(true);
+    }
+
+    /// Hyper begins with a connection: what it is given is looked at from its first byte.
+    pub(super) fn begins(&self) {
+        self.ahead.set(false);
+    }
+
+    /// A run of the connection's task begins: it may pass on so much, then others have their turn. Nothing else bounds a
+    /// run while a fast backend and a fast client keep up with each other.
+    pub(super) fn turn_begins(&self) {
+        self.allowance.set(ALLOWANCE);
+    }
+
+    /// Whether this run has passed on enough.
+    pub(super) fn turn_is_over(&self) -> bool {
+        self.allowance.get() == 0
+    }
+
+    /// Bytes of an answer were passed on.
+    pub(super) fn passed_on(&self, bytes: usize) {
+        self.allowance.set(self.allowance.get().saturating_sub(bytes));
     }
 
     /// Whether the client has closed its side.
@@ -338,6 +376,18 @@ mod tests {
             pieces.iter().for_each(|piece| watch.received(piece.as_bytes()));
             assert_eq!(watch.request_begins(), found, "{pieces:?}");
         }
+    }
+
+    #[test]
+    fn the_middle_of_a_pipelined_head_is_not_taken_for_a_request_line() {
+        let watch = watch();
+        watch.received(b"GET /1 HTTP/1.1\r\n\r\n");
+        watch.request_begins();
+        watch.received(b"GET /2 HTTP/1.1\r\n");
+        watch.response_ends(Instant::now());
+        watch.flushed();
+        watch.received(b"referer: /x#y\r\n\r\n");
+        assert!(!watch.request_begins());
     }
 
     #[test]

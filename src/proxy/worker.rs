@@ -108,7 +108,7 @@ async fn run(index: usize, shared: Shared, mut arrivals: mpsc::UnboundedReceiver
                 }
             }
             Some(arrival) = arrivals.recv() => worker.take_over(arrival),
-            _ = sweep.tick() => worker.sweep().await,
+            _ = sweep.tick() => unconstrained(worker.sweep()).await, // all of them, not as many as the budget allows
         }
     }
     let emptied = async {

@@ -177,7 +177,13 @@ fn follow(
         Destination::Backend(at) => at,
         Destination::Rollout(at) => {
             let rollout = &snapshot.rollouts[at];
-            let subject = RolloutSubject::new(head, rollout);
+            let subject = match RolloutSubject::new(head, rollout) {
+                Ok(subject) => subject,
+                Err(subject::Conflict) => {
+                    explanation.notes.push("refused with 400: the header that holds the key has two values".to_owned());
+                    return;
+                }
+            };
             let decision = decide(&rollout.split, &subject);
             explanation.rollout = Some(rollout_steps(rollout, head, &subject));
             explanation.notes.extend(flag_file_note(config));
@@ -213,7 +219,7 @@ fn rollout_steps(rollout: &Rollout, head: &Head<'_>, subject: &RolloutSubject<'_
 
 fn key_step(rollout: &Rollout, head: &Head<'_>) -> Option<KeyStep> {
     rollout.key.iter().find_map(|source| {
-        let key = subject::key(head, std::slice::from_ref(source))?;
+        let key = subject::key(head, std::slice::from_ref(source)).ok().flatten()?;
         Some(KeyStep { value: harmless(&String::from_utf8_lossy(&key)), source: place(source) })
     })
 }
