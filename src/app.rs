@@ -242,7 +242,7 @@ async fn leave(
 }
 
 async fn joined(threads: Vec<JoinHandle<()>>) {
-    let _none_of_them_panics = tokio::task::spawn_blocking(|| {
+    let _it_is_not_cancelled = tokio::task::spawn_blocking(|| {
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a worker ended by panic");

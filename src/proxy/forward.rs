@@ -142,23 +142,24 @@ fn find_way(report: &mut Report, snapshot: &Snapshot, parts: &Parts) -> Result<W
             report.unsplit(Why::Backend);
             Ok(Way { backend, decided: None, new_id: None })
         }
-        Some(Destination::Rollout(at)) => {
-            let rollout = &snapshot.rollouts[at];
-            let subject = RolloutSubject::new(&head, rollout).map_err(|Conflict| {
-                Refusal::of_request(
-                    StatusCode::BAD_REQUEST,
-                    "The header that says whose request this is has two values.",
-                )
-            })?;
-            let decision = decide(&rollout.split, &subject);
-            report.decided(at, decision);
-            let new_id = match subject.into_stand_in() {
-                StandIn::Anonymous { id, is_new: true } => Some(id),
-                _ => None,
-            };
-            Ok(Way { backend: rollout.backend(decision.side), decided: Some((at, decision)), new_id })
-        }
+        Some(Destination::Rollout(at)) => through_rollout(report, snapshot, head, at),
     }
+}
+
+/// The way that the rollout `at` (an index) decides on.
+fn through_rollout(report: &mut Report, snapshot: &Snapshot, head: Head<'_>, at: usize) -> Result<Way, Refusal> {
+    let rollout = &snapshot.rollouts[at];
+    let subject = RolloutSubject::new(&head, rollout).map_err(|Conflict| {
+        let detail = "The header that says whose request this is has two values.";
+        Refusal::of_request(StatusCode::BAD_REQUEST, detail)
+    })?;
+    let decision = decide(&rollout.split, &subject);
+    report.decided(at, decision);
+    let new_id = match subject.into_stand_in() {
+        StandIn::Anonymous { id, is_new: true } => Some(id),
+        _ => None,
+    };
+    Ok(Way { backend: rollout.backend(decision.side), decided: Some((at, decision)), new_id })
 }
 
 // -- what the backend sees

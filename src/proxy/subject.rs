@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use http::{Method, Uri};
+use http::{HeaderName, Method, Uri};
 use subtle::ConstantTimeEq as _;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -44,39 +44,46 @@ pub struct Conflict;
 /// # Errors
 /// [`Conflict`], if a header among them came with two values.
 pub fn key<'a>(request: &Head<'a>, sources: &[KeySource]) -> Result<Option<Cow<'a, [u8]>>, Conflict> {
+    let mut found = None;
     for source in sources {
-        if let KeySource::Header(name) = source {
-            let mut values = request.headers.get_all(name).iter();
-            let first = values.next();
-            if values.any(|value| Some(value) != first) {
-                return Err(Conflict);
+        let value = match source {
+            // Looked at even behind one that was found: the backend may read this one.
+            KeySource::Header(name) => single_value(request.headers, name)?.map(Cow::Borrowed),
+            _ if found.is_some() => None,
+            KeySource::Cookie(name) => headers::cookie(request.headers, name).map(Cow::Borrowed),
+            KeySource::Query(name) => request.uri.query().and_then(|asked| query(asked, name)),
+            KeySource::Path(nth) => path_segment(request.uri, *nth),
+            KeySource::Jwt(claim) => {
+                request.headers.get(AUTHORIZATION).and_then(|value| jwt_claim(value.as_bytes(), claim))
             }
-        }
+            KeySource::ClientIp => Some(Cow::Owned(request.client.to_string().into_bytes())),
+        };
+        found = found.or_else(|| value.and_then(trimmed));
     }
-    Ok(first_key(request, sources))
+    Ok(found)
 }
 
-fn first_key<'a>(request: &Head<'a>, sources: &[KeySource]) -> Option<Cow<'a, [u8]>> {
-    sources.iter().find_map(|source| {
-        let found = read(request, source)?;
-        match found {
-            Cow::Borrowed(bytes) => Some(bytes.trim_ascii()).filter(|key| !key.is_empty()).map(Cow::Borrowed),
-            Cow::Owned(bytes) => Some(bytes.trim_ascii().to_vec()).filter(|key| !key.is_empty()).map(Cow::Owned),
-        }
-    })
+/// The value of a header that decides, which may come twice but not say two things.
+fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, Conflict> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.any(|value| Some(value) != first) {
+        return Err(Conflict);
+    }
+    Ok(first.map(HeaderValue::as_bytes))
 }
 
-fn read<'a>(request: &Head<'a>, source: &KeySource) -> Option<Cow<'a, [u8]>> {
-    match source {
-        KeySource::Header(name) => request.headers.get(name).map(|value| Cow::Borrowed(value.as_bytes())),
-        KeySource::Cookie(name) => headers::cookie(request.headers, name).map(Cow::Borrowed),
-        KeySource::Query(name) => query(request.uri.query()?, name),
-        KeySource::Path(nth) => {
-            request.uri.path().trim_start_matches('/').split('/').nth(*nth).map(|segment| decoded(segment.as_bytes()))
-        }
-        KeySource::Jwt(claim) => jwt_claim(request.headers.get(AUTHORIZATION)?.as_bytes(), claim),
-        KeySource::ClientIp => Some(Cow::Owned(request.client.to_string().into_bytes())),
-    }
+/// A key without the white space around it, if anything is left.
+fn trimmed(value: Cow<'_, [u8]>) -> Option<Cow<'_, [u8]>> {
+    let key = match value {
+        Cow::Borrowed(bytes) => Cow::Borrowed(bytes.trim_ascii()),
+        Cow::Owned(bytes) => Cow::Owned(bytes.trim_ascii().to_vec()),
+    };
+    Some(key).filter(|key| !key.is_empty())
+}
+
+fn path_segment(uri: &Uri, nth: usize) -> Option<Cow<'_, [u8]>> {
+    uri.path().trim_start_matches('/').split('/').nth(nth).map(|segment| decoded(segment.as_bytes()))
 }
 
 fn query<'a>(query: &'a str, name: &str) -> Option<Cow<'a, [u8]>> {
@@ -305,7 +312,7 @@ mod tests {
     fn key_of(uri: &str, lines: &[(&'static str, &str)], sources: &[KeySource]) -> Option<String> {
         let headers: HeaderMap = lines
             .iter()
-            .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap()))
             .collect();
         let uri: Uri = uri.parse().unwrap();
         let head = Head { method: &Method::GET, uri: &uri, headers: &headers, client: CLIENT };
@@ -314,7 +321,7 @@ mod tests {
 
     #[test]
     fn keys_come_from_wherever_they_are_said_to_stand() {
-        let header = || KeySource::Header(http::HeaderName::from_static("x-user-id"));
+        let header = || KeySource::Header(HeaderName::from_static("x-user-id"));
         let token = format!("Bearer e30.{}.sig", URL_SAFE_NO_PAD.encode(r#"{"sub":"u7","tenant":42}"#));
         for (uri, lines, source, key) in [
             ("/", &[("x-user-id", " 7 ")][..], header(), Some("7")),
@@ -389,7 +396,7 @@ mod tests {
             (&from_office, "cookie", "canary=never", Some(Side::Old)),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert(http::HeaderName::from_static(name), HeaderValue::from_static(value));
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
             let uri = Uri::from_static("/");
             let head = Head { method: &Method::GET, uri: &uri, headers: &headers, client: CLIENT };
             assert_eq!(forced(&head, force), side, "{name}: {value}");
