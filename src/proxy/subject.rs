@@ -305,7 +305,7 @@ pub fn bare_host(host: &str) -> Cow<'_, str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::bucket::Hash;
+    use crate::policy::bucket::{Hash, Percent};
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
@@ -412,6 +412,20 @@ mod tests {
             let salt = [salt.as_bytes(), b"\x1f"].concat();
             let found = Bucket::of_key(key.as_bytes(), hash, || salted(&salt, key.as_bytes()));
             assert_eq!(found.get().to_string(), bucket, "{vector}");
+        }
+    }
+
+    #[test]
+    fn ten_thousand_random_ids_split_as_the_percent_says() {
+        let mut ids = fastrand::Rng::with_seed(7);
+        for (hash, percent) in [(Hash::Modulo, 5.0), (Hash::Xxh3, 5.0), (Hash::Modulo, 50.0), (Hash::Xxh3, 50.0)] {
+            let line = Percent::from_f64(percent).unwrap();
+            let bucket = |id: String| Bucket::of_key(id.as_bytes(), hash, || salted(b"s\x1f", id.as_bytes()));
+            let on_new = (0..10_000).filter(|_| line.covers(bucket(ids.u64(..).to_string()))).count();
+            let expected = percent * 100.0;
+            let sigma = (expected * (1.0 - percent / 100.0)).sqrt();
+            let off = (f64::from(u32::try_from(on_new).unwrap()) - expected).abs();
+            assert!(off < 5.0 * sigma, "{hash:?} at {percent} %: {on_new}");
         }
     }
 
