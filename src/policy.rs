@@ -3,8 +3,15 @@
 //! Nothing in here awaits, logs, reads a clock, rolls dice or fails: what enters has been checked, and chance is an
 //! argument. It uses `std` only, so that the same rules can be read, tested and quoted without the proxy around them.
 
+pub mod actor;
 pub mod bucket;
 pub mod decision;
+pub mod drain;
+pub mod latch;
 pub mod network;
 pub mod path;
+pub mod ramp;
+pub mod rollout;
 pub mod route;
+pub mod schedule;
+pub mod standing;
