@@ -10,6 +10,7 @@ pub mod telemetry;
 pub mod config;
 pub mod metrics;
 
+pub mod hold;
 pub mod snapshot;
 pub mod upstream;
 

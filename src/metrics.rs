@@ -111,6 +111,7 @@ impl Why {
     const COUNT: usize = Reason::ALL.len() + 3;
     const ALL: [Self; Self::COUNT] = [
         Self::Decided(Reason::Rollback),
+        Self::Decided(Reason::Drain),
         Self::Decided(Reason::Force),
         Self::Decided(Reason::Rule),
         Self::Decided(Reason::Bucket),

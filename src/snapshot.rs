@@ -3,17 +3,21 @@
 //! It is built from a checked [`Config`] and the latches of the moment, and never changed. Names have become indices, and
 //! header values are made once, so that a request formats nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
-use crate::config::{self, BackendTimeouts, Config, Force};
+use crate::config::{self, BackendTimeouts, Config, Force, MaintenanceDefaults};
+use crate::hold::Queue;
 use crate::metrics::{Registry, RolloutMeters, Series};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Side, Split};
 use crate::policy::network::Network;
+use crate::policy::rollout::{Color, Plan, State, Strategy};
 use crate::policy::route::Routes;
+use crate::policy::standing::{self, Standing};
 
 /// Everything in force for a request.
 #[derive(Debug)]
@@ -26,6 +30,12 @@ pub struct Snapshot {
     pub loaded_at: SystemTime,
     /// Where requests go.
     pub routes: Routes<Destination>,
+    /// Whether all requests everywhere are served; if so, no request looks at any [`Service`].
+    pub is_open: bool,
+    /// Whether requests are served at all.
+    pub everything: Service,
+    /// Whether the requests of each route are served, by the route's place in the order.
+    pub by_route: Vec<Service>,
     /// The rollouts, by name.
     pub rollouts: Vec<Rollout>,
     /// The backends, by name.
@@ -49,17 +59,71 @@ pub enum Destination {
     Backend(usize),
 }
 
+/// Whether requests are served, as a request finds it.
+#[derive(Clone, Debug, Default)]
+pub struct Service {
+    /// The public is turned away.
+    pub maintenance: Option<Arc<Maintenance>>,
+    /// Requests wait here.
+    pub hold: Option<Arc<Queue>>,
+}
+
+impl Service {
+    /// Neither turned away nor made to wait.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.maintenance.is_none() && self.hold.is_none()
+    }
+}
+
+/// How the public is turned away.
+#[derive(Debug)]
+pub struct Maintenance {
+    /// What somebody asked for.
+    pub asked: standing::Maintenance,
+    /// What the config says where nobody asked for anything else.
+    pub defaults: MaintenanceDefaults,
+}
+
+/// What is put over the config: what people, files and the clock did to its rollouts, and who is turned away.
+#[derive(Clone, Debug, Default)]
+pub struct Overlay {
+    /// The states of rollouts, by name.
+    pub rollouts: BTreeMap<String, State>,
+    /// Whether requests are served at all.
+    pub everything: Standing,
+    /// Whether the requests of a route are served, by the route's name.
+    pub routes: BTreeMap<String, Standing>,
+    /// Where requests wait.
+    pub queues: Queues,
+}
+
+/// Where requests wait, while they are held and until the last of them has gone on.
+#[derive(Clone, Debug, Default)]
+pub struct Queues {
+    /// Those of everything.
+    pub everything: Option<Arc<Queue>>,
+    /// Those of rollouts, by name.
+    pub rollouts: BTreeMap<String, Arc<Queue>>,
+    /// Those of routes, by name.
+    pub routes: BTreeMap<String, Arc<Queue>>,
+}
+
 /// A rollout as it is in force.
 #[derive(Debug)]
 pub struct Rollout {
     /// Its name.
     pub name: String,
-    /// What the config says.
-    pub configured: Percent,
-    /// Why it is rolled back; empty if it is not.
-    pub latches: Vec<Latch>,
-    /// What decides.
+    /// What the config says of it.
+    pub plan: Plan,
+    /// What happened to it.
+    pub state: State,
+    /// What decides; made of the two.
     pub split: Split,
+    /// Whether its requests are served.
+    pub service: Service,
+    /// The side on which running requests are cut off.
+    pub cut: Option<Side>,
     /// Where the key comes from, first present wins.
     pub key: Vec<KeySource>,
     /// What is hashed in front of a key: the salt and a unit separator.
@@ -77,10 +141,16 @@ pub struct Rollout {
 }
 
 impl Rollout {
-    /// The percent in force: nothing while it is rolled back.
+    /// What the config says the share on NEW should be.
+    #[must_use]
+    pub fn configured(&self) -> Percent {
+        self.state.configured(&self.plan)
+    }
+
+    /// The share on NEW that is in force.
     #[must_use]
     pub fn effective(&self) -> Percent {
-        if self.split.rollback { Percent::ZERO } else { self.split.percent }
+        self.state.effective(&self.plan)
     }
 
     /// The backend of `side`, as an index into [`Snapshot::backends`].
@@ -107,47 +177,6 @@ pub enum KeySource {
     ClientIp,
 }
 
-/// One door through which a rollback was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Latch {
-    /// Which door.
-    pub source: LatchSource,
-    /// Since when, as far as this process knows.
-    pub at: SystemTime,
-}
-
-/// The doors of an emergency rollback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LatchSource {
-    /// `rollback: true` of the whole file.
-    Config,
-    /// `rollback: true` of this rollout.
-    ConfigRollout,
-    /// The file `ROLLBACK` in the state directory.
-    FlagFile,
-}
-
-impl LatchSource {
-    /// The name in status.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Config | Self::ConfigRollout => "config",
-            Self::FlagFile => "flag_file",
-        }
-    }
-
-    /// What a person would have to undo.
-    #[must_use]
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Config => "rollback: true at the top of the config",
-            Self::ConfigRollout => "rollback: true in the rollout's config",
-            Self::FlagFile => "the file ROLLBACK in state_dir",
-        }
-    }
-}
-
 /// A backend as it is in force.
 #[derive(Debug)]
 pub struct Backend {
@@ -155,6 +184,8 @@ pub struct Backend {
     pub name: String,
     /// Its endpoints; at least one.
     pub endpoints: Vec<Endpoint>,
+    /// How its endpoints are asked whether they are fit to serve.
+    pub health: Option<config::Health>,
 }
 
 /// What makes connections exchangeable: workers keep one pool for each of these, over reloads.
@@ -169,14 +200,14 @@ pub struct Endpoint {
 }
 
 impl Snapshot {
-    /// Puts `config` in force under the latches that `latched` finds for each rollout (by name).
+    /// Puts `config` in force with `overlay` over it.
     #[must_use]
     pub fn build(
         config: &Config,
         revision: u64,
         loaded_at: SystemTime,
         registry: &Registry,
-        latched: impl Fn(&str) -> Vec<Latch>,
+        overlay: &Overlay,
     ) -> Self {
         let rollout_names: Vec<&String> = config.rollouts.keys().collect();
         let backend_names: Vec<&String> = config.backends.keys().collect();
@@ -191,19 +222,31 @@ impl Snapshot {
             };
             (route.wanted.clone(), destination)
         });
+        let defaults = &config.maintenance;
+        let everything = service(Some(&overlay.everything), overlay.queues.everything.as_ref(), defaults);
+        let by_route: Vec<Service> = config.routes.iter().map(|route| route_service(route, overlay, defaults)).collect();
+        let rollouts: Vec<Rollout> = config
+            .rollouts
+            .iter()
+            .map(|(name, written)| {
+                let state = overlay.rollouts.get(name).cloned().unwrap_or_default();
+                let service = service(Some(&state.standing), overlay.queues.rollouts.get(name), defaults);
+                let plan = written.plan(config.rollback);
+                let backends = [backend_at(&written.old), backend_at(&written.new)];
+                rollout(name, written, backends, InForce { plan, state, service }, registry.rollout(name))
+            })
+            .collect();
         Self {
             revision,
             config_hash: config.hash.clone(),
             loaded_at,
             routes: Routes::new(routes.collect()),
-            rollouts: config
-                .rollouts
-                .iter()
-                .map(|(name, written)| {
-                    let sides = [backend_at(&written.old), backend_at(&written.new)];
-                    rollout(name, written, sides, registry.rollout(name), latched(name))
-                })
-                .collect(),
+            is_open: everything.is_open()
+                && by_route.iter().all(Service::is_open)
+                && rollouts.iter().all(|rollout| rollout.service.is_open()),
+            everything,
+            by_route,
+            rollouts,
             backends: config
                 .backends
                 .iter()
@@ -230,27 +273,52 @@ impl Snapshot {
     }
 }
 
+fn route_service(route: &config::Route, overlay: &Overlay, defaults: &MaintenanceDefaults) -> Service {
+    let Some(name) = &route.name else { return Service::default() };
+    service(overlay.routes.get(name), overlay.queues.routes.get(name), defaults)
+}
+
+fn service(standing: Option<&Standing>, queue: Option<&Arc<Queue>>, defaults: &MaintenanceDefaults) -> Service {
+    let asked = standing.and_then(|standing| standing.maintenance.clone());
+    let maintenance = asked.map(|asked| Arc::new(Maintenance { asked, defaults: defaults.clone() }));
+    Service { maintenance, hold: queue.cloned() }
+}
+
+/// What is in force of a rollout.
+struct InForce {
+    plan: Plan,
+    state: State,
+    service: Service,
+}
+
+/// `backends` are those of `old` and `new` as written; whichever of blue and green is OLD now comes first.
 fn rollout(
     name: &str,
     written: &config::Rollout,
-    sides: [usize; 2],
+    backends: [usize; 2],
+    in_force: InForce,
     meters: Arc<RolloutMeters>,
-    latches: Vec<Latch>,
 ) -> Rollout {
+    let InForce { plan, state, service } = in_force;
+    let [first, second] = backends;
+    let green_is_old = matches!(plan.strategy, Strategy::BlueGreen { .. }) && state.colors.old == Color::Green;
     Rollout {
         name: name.to_owned(),
-        configured: written.percent,
         split: Split {
-            rollback: !latches.is_empty(),
-            percent: written.percent,
+            rollback: state.is_rolled_back(),
+            drained: state.drained(),
+            percent: state.wanted(&plan),
             hash: written.hash,
             rules: written.rules.clone(),
             on_missing: written.on_missing,
         },
-        latches,
+        service,
+        cut: state.drain.as_ref().filter(|drain| drain.cuts()).map(|drain| drain.side),
+        plan,
+        state,
         key: written.key.iter().map(key_source).collect(),
         salt: [written.salt.as_bytes(), b"\x1f"].concat().into_boxed_slice(),
-        sides,
+        sides: if green_is_old { [second, first] } else { [first, second] },
         force: written.force.clone(),
         expose_side: written.expose_side,
         label: HeaderValue::from_str(name).expect("a checked name is letters, digits, '-' and '_'"),
@@ -277,5 +345,5 @@ fn backend(name: &str, written: &config::Backend, max_header_size: usize) -> Bac
         timeouts: written.timeouts.clone(),
         max_header_size,
     };
-    Backend { name: name.to_owned(), endpoints: written.endpoints.iter().map(endpoint).collect() }
+    Backend { name: name.to_owned(), endpoints: written.endpoints.iter().map(endpoint).collect(), health: written.health.clone() }
 }

@@ -29,6 +29,15 @@ impl Side {
         }
     }
 
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Old => Self::New,
+            Self::New => Self::Old,
+        }
+    }
+
     /// Its place in [`Side::ALL`].
     #[must_use]
     pub fn index(self) -> usize {
@@ -41,6 +50,8 @@ impl Side {
 pub enum Reason {
     /// The rollout is rolled back: everybody is on OLD.
     Rollback,
+    /// The other side is being emptied.
+    Drain,
     /// A tester who is allowed to asked for a side.
     Force,
     /// A rule names this key.
@@ -53,13 +64,15 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the road.
-    pub const ALL: [Self; 5] = [Self::Rollback, Self::Force, Self::Rule, Self::Bucket, Self::MissingKey];
+    pub const ALL: [Self; 6] =
+        [Self::Rollback, Self::Drain, Self::Force, Self::Rule, Self::Bucket, Self::MissingKey];
 
     /// The name in headers, metrics and logs.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Rollback => "rollback",
+            Self::Drain => "drain",
             Self::Force => "force",
             Self::Rule => "rule",
             Self::Bucket => "bucket",
@@ -124,6 +137,8 @@ pub struct Rule {
 pub struct Split {
     /// Everybody is on OLD until this is lifted.
     pub rollback: bool,
+    /// The side that gets no new work.
+    pub drained: Option<Side>,
     /// The effective share of buckets on NEW.
     pub percent: Percent,
     /// How a key becomes a bucket.
@@ -149,9 +164,10 @@ pub trait Subject {
 type Gate<S> = fn(&Split, &S) -> Option<Side>;
 
 /// The road: every gate with the reason it gives, in order. The last one always answers.
-fn gates<S: Subject>() -> [(Reason, Gate<S>); 5] {
+fn gates<S: Subject>() -> [(Reason, Gate<S>); 6] {
     [
         (Reason::Rollback, rollback),
+        (Reason::Drain, drain),
         (Reason::Force, force),
         (Reason::Rule, rule),
         (Reason::Bucket, bucket),
@@ -170,12 +186,16 @@ pub fn decide<S: Subject>(split: &Split, subject: &S) -> Decision {
 
 /// What each gate would say, in order, also behind the one that decided.
 #[must_use]
-pub fn road<S: Subject>(split: &Split, subject: &S) -> [(Reason, Option<Side>); 5] {
+pub fn road<S: Subject>(split: &Split, subject: &S) -> [(Reason, Option<Side>); 6] {
     gates().map(|(reason, gate)| (reason, gate(split, subject)))
 }
 
 fn rollback<S: Subject>(split: &Split, _: &S) -> Option<Side> {
     split.rollback.then_some(Side::Old)
+}
+
+fn drain<S: Subject>(split: &Split, _: &S) -> Option<Side> {
+    split.drained.map(Side::other)
 }
 
 fn force<S: Subject>(_: &Split, subject: &S) -> Option<Side> {
@@ -284,6 +304,14 @@ mod tests {
             let request = Request { stand_in, ..Request::default() };
             assert_eq!(told(&split, &request), (side, Reason::MissingKey), "{on_missing:?}");
         }
+    }
+
+    #[test]
+    fn a_drained_side_gets_nobody_and_a_rollback_beats_it() {
+        let draining = Split { drained: Some(Side::Old), ..split(0) };
+        assert_eq!(told(&draining, &user("1")), (Side::New, Reason::Drain));
+        let rolled_back = Split { rollback: true, ..draining };
+        assert_eq!(told(&rolled_back, &user("1")), (Side::Old, Reason::Rollback));
     }
 
     proptest! {
