@@ -239,10 +239,10 @@ fn rollout(
 ) -> Rollout {
     Rollout {
         name: name.to_owned(),
-        configured: written.percent,
+        configured: written.configured(),
         split: Split {
             rollback: !latches.is_empty(),
-            percent: written.percent,
+            percent: written.configured(),
             hash: written.hash,
             rules: written.rules.clone(),
             on_missing: written.on_missing,
