@@ -8,7 +8,7 @@ use std::path::Path;
 use super::{OpenError, plain_file};
 
 /// The file's name. It stays when the process ends; what counts is the lock on it, which the kernel lets go of.
-pub const NAME: &str = "lock";
+pub(super) const NAME: &str = "lock";
 
 /// Holds the directory for as long as it lives.
 #[derive(Debug)]

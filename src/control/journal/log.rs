@@ -12,7 +12,7 @@ use super::lines::{Lines, MAX_LINE};
 use super::state_file::sync_dir;
 
 /// The file's name.
-pub const NAME: &str = "audit.jsonl";
+pub(super) const NAME: &str = "audit.jsonl";
 /// How much of the end is looked at, in bytes: what one append may leave behind torn, and the line before it.
 const TAIL: u64 = MAX_UNLOGGED_SIZE as u64 + 2 * MAX_LINE;
 
