@@ -184,7 +184,7 @@ impl App {
         }));
         let files = Files::new(self.in_force.path().to_owned(), self.text, config, events.clone());
         let files = tokio::spawn(files.run(nudges.clone(), reasons));
-        let errands = workers.iter().map(|worker| worker.arrivals.clone()).collect();
+        let errands = workers.iter().map(|worker| worker.arrivals.downgrade()).collect();
         let controller = Controller::new(self.in_force, self.told, Arc::clone(&overview), errands, events);
         let controller = tokio::spawn(controller.run(queue));
         let mut gone = ending.subscribe();

@@ -235,7 +235,8 @@ impl Snapshot {
         });
         let defaults = &config.maintenance;
         let everything = service(Scope::Everything, Some(&overlay.everything), overlay, defaults);
-        let by_route: Vec<Service> = config.routes.iter().map(|route| route_service(route, overlay, defaults)).collect();
+        let by_route: Vec<Service> =
+            config.routes.iter().map(|route| route_service(route, overlay, defaults)).collect();
         let rollouts: Vec<Rollout> = config
             .rollouts
             .iter()
@@ -289,12 +290,7 @@ fn route_service(route: &config::Route, overlay: &Overlay, defaults: &Maintenanc
     service(Scope::Route(name.clone()), overlay.routes.get(name), overlay, defaults)
 }
 
-fn service(
-    scope: Scope,
-    standing: Option<&Standing>,
-    overlay: &Overlay,
-    defaults: &MaintenanceDefaults,
-) -> Service {
+fn service(scope: Scope, standing: Option<&Standing>, overlay: &Overlay, defaults: &MaintenanceDefaults) -> Service {
     let asked = standing.and_then(|standing| standing.maintenance.clone());
     let maintenance = asked.map(|asked| Arc::new(Maintenance { asked, defaults: defaults.clone() }));
     Service { maintenance, hold: overlay.queues.get(&scope).cloned() }
@@ -361,5 +357,9 @@ fn backend(name: &str, written: &config::Backend, max_header_size: usize) -> Bac
         timeouts: written.timeouts.clone(),
         max_header_size,
     };
-    Backend { name: name.to_owned(), endpoints: written.endpoints.iter().map(endpoint).collect(), health: written.health.clone() }
+    Backend {
+        name: name.to_owned(),
+        endpoints: written.endpoints.iter().map(endpoint).collect(),
+        health: written.health.clone(),
+    }
 }

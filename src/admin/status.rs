@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::control::overview::{Overview, Reload};
 use crate::metrics::window::Recent;
 use crate::policy::decision::Side;
-use crate::proxy::worker::Ending;
 use crate::policy::latch::{Door, Latch};
+use crate::proxy::worker::Ending;
 use crate::snapshot::{Rollout, Snapshot};
 
 /// tidegate's version.

@@ -65,8 +65,8 @@ pub struct Arrival {
     pub peer: SocketAddr,
 }
 
-/// x
-pub type Errands = mpsc::UnboundedSender<Arrival>;
+/// The way to a worker for those who have something for it to do; it does not keep the worker from ending.
+pub type Errands = mpsc::WeakUnboundedSender<Arrival>;
 
 /// The outside of a worker: hand it connections, then wait for it.
 #[derive(Debug)]
