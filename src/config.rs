@@ -1,7 +1,7 @@
 //! The configuration: what was written (`raw`), checked into what is true ([`Config`]).
 //!
 //! Nothing outside this module sees a config that has not been checked, and everything that can be wrong is found here,
-//! with its place in the file. Checking reads the secret and list files that the config names, and nothing else.
+//! with its place in the file. Checking reads the files that the config names (secrets, lists, pages) and nothing else.
 
 mod check;
 mod de;
