@@ -47,7 +47,7 @@ fn reload(reload: &Reload) -> ReloadStatus {
 }
 
 fn state(overview: &Overview) -> StateStatus {
-    let (durable, why) = durability(&overview.journal.durability());
+    let (durable, why) = durability(&overview.journal.durability().borrow());
     StateStatus { durable, why, note: overview.lost.clone() }
 }
 
