@@ -89,8 +89,8 @@ impl App {
             prepare(state_dir).map_err(|cause| StartError::StateDir { path: state_dir.clone(), cause })?;
         }
         let listeners = config.listeners.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
-        let admin = admin::bind(&config.admin).map_err(|cause| StartError::Bind {
-            address: config.admin.to_string(),
+        let admin = admin::bind(&config.admin.address).map_err(|cause| StartError::Bind {
+            address: config.admin.address.to_string(),
             key: "admin.address",
             cause,
         })?;

@@ -29,10 +29,14 @@ use self::document::{Document, Format, Place};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
 pub use self::variables::Environment;
+use bytes::Bytes;
+
 use crate::policy::bucket::{Hash, Percent};
 use crate::policy::decision::{OnMissing, Rule};
 use crate::policy::network::Network;
+use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Match;
+use crate::policy::schedule::Schedule;
 
 /// The largest config that is read.
 const LARGEST: u64 = 1 << 20;
@@ -107,16 +111,20 @@ pub fn schema() -> serde_json::Value {
 pub struct Config {
     /// Where clients connect; at least one.
     pub listeners: Vec<SocketAddr>,
-    /// Where the admin side listens.
-    pub admin: AdminAddress,
+    /// The admin side.
+    pub admin: Admin,
     /// How many workers serve; `None` is one per core that the process may use.
     pub workers: Option<NonZeroUsize>,
     /// Where the `ROLLBACK` flag file is looked for.
     pub state_dir: Option<PathBuf>,
     /// Proxies whose `x-forwarded-*` headers are believed.
     pub trusted_proxies: Vec<Network>,
-    /// The one flag: every rollout to OLD.
-    pub rollback: bool,
+    /// The one flag: every rollout to OLD. `None` if it is not written, which lifts nothing.
+    pub rollback: Option<bool>,
+    /// What those are told whom maintenance turns away, and who passes.
+    pub maintenance: MaintenanceDefaults,
+    /// How much may wait while a hold lasts.
+    pub hold: HoldLimits,
     /// How the process ends.
     pub shutdown: Shutdown,
     /// How long a client may take.
@@ -135,10 +143,30 @@ pub struct Config {
     pub hash: String,
 }
 
-/// Where the admin side listens. It answers anyone who reaches it, so it is never an address that others can reach.
+/// The admin side: where it listens and whom it obeys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Where it listens.
+    pub address: AdminAddress,
+    /// Who may ask; never empty if others than those on this machine can reach it.
+    pub tokens: Vec<Token>,
+    /// Names under which it may be asked besides those of the loopback; lower case, without a port.
+    pub allowed_hosts: Vec<String>,
+}
+
+/// A named secret of the admin side. Its name stands in the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Whose it is.
+    pub name: String,
+    /// What its bearer sends; at least 16 characters.
+    pub secret: Secret,
+}
+
+/// Where the admin side listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminAddress {
-    /// A loopback address.
+    /// An address; if it is no loopback address, [`Admin::tokens`] is not empty.
     Tcp(SocketAddr),
     /// `unix:/path`
     Unix(PathBuf),
@@ -190,6 +218,58 @@ pub struct Limits {
     pub max_body: Option<u64>,
 }
 
+/// What maintenance says and whom it lets pass, where whoever turns it on does not say otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaintenanceDefaults {
+    /// Plain text shown to people.
+    pub message: Option<String>,
+    /// When clients should come back. Default 60 s.
+    pub retry_after: Duration,
+    /// Pages of the user's own.
+    pub pages: Pages,
+    /// Exact paths that a balancer asks for, and that tidegate answers with 200 itself meanwhile.
+    pub health_paths: Vec<String>,
+    /// Who is served all the same.
+    pub bypass: Bypass,
+}
+
+/// Bodies of the answer during maintenance, read from files when the config is checked: UTF-8, at most 256 KiB each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    /// For browsers.
+    pub html: Option<Bytes>,
+    /// For programs; valid JSON.
+    pub json: Option<Bytes>,
+    /// For all others.
+    pub text: Option<Bytes>,
+}
+
+/// Who is served during maintenance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bypass {
+    /// The name of the header in which the token may stand, lower case.
+    pub header: Option<String>,
+    /// The name of the cookie in which the token may stand.
+    pub cookie: Option<String>,
+    /// The token; there if and only if there is a header or a cookie for it.
+    pub token: Option<Secret>,
+    /// Clients that need no token.
+    pub networks: Vec<Network>,
+}
+
+/// How much may wait while a hold lasts. What does not fit is turned away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HoldLimits {
+    /// How long each request waits at most. Default 10 s.
+    pub max_wait: Duration,
+    /// How many requests wait at once. Default 1000.
+    pub max_requests: usize,
+    /// Bytes of their bodies. Default 64 MiB.
+    pub max_bytes: u64,
+    /// How many go on in each second when the hold ends; above zero. Default 200.
+    pub release_rate: u32,
+}
+
 /// Where access log lines go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessLog {
@@ -206,6 +286,17 @@ pub struct Backend {
     pub endpoints: Vec<Endpoint>,
     /// How long the backend may take.
     pub timeouts: BackendTimeouts,
+    /// How it is asked whether it is well; `None`: whether it accepts connections.
+    pub health: Option<Health>,
+}
+
+/// How a backend is asked whether it is well, before a switch leads to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The path that is asked for; begins with `/`.
+    pub path: String,
+    /// How long the answer may take. Default 1 s.
+    pub timeout: Duration,
 }
 
 /// One address of a backend, from `http://HOST[:PORT]`.
@@ -233,13 +324,17 @@ pub struct BackendTimeouts {
 /// A named pair of backends and the policy that splits requests between them.
 #[derive(Clone, Debug)]
 pub struct Rollout {
-    /// The name of the OLD backend.
+    /// The name of the OLD backend; with blue/green the name of the blue one.
     pub old: String,
-    /// The name of the NEW backend.
+    /// The name of the NEW backend; with blue/green the name of the green one.
     pub new: String,
-    /// The configured percent.
-    pub percent: Percent,
-    /// Where the key comes from; the first source that is present wins. At least one.
+    /// How it moves people from OLD to NEW.
+    pub strategy: Strategy,
+    /// When it may be raised, and by when it has to be done.
+    pub schedule: Schedule,
+    /// Ids of latches that the file lifts.
+    pub acknowledge: Vec<String>,
+    /// Where the key comes from; the first source that is present wins. At least one, except with blue/green.
     pub key: Vec<KeySource>,
     /// How a key becomes a bucket.
     pub hash: Hash,
@@ -247,14 +342,34 @@ pub struct Rollout {
     pub salt: String,
     /// What happens to requests without a key.
     pub on_missing: OnMissing,
-    /// This rollout's own flag: to OLD.
-    pub rollback: bool,
+    /// This rollout's own flag: to OLD. `None` if it is not written, which lifts nothing.
+    pub rollback: Option<bool>,
     /// Keys that always go to one side, first match wins.
     pub rules: Vec<Rule>,
     /// How testers choose a side.
     pub force: Force,
     /// Whether clients are told their side in `x-tidegate-side`.
     pub expose_side: bool,
+}
+
+impl Rollout {
+    /// What the file says of it, for the state machine. `rollback_all` is [`Config::rollback`].
+    #[must_use]
+    pub fn plan(&self, rollback_all: Option<bool>) -> Plan {
+        Plan {
+            strategy: self.strategy.clone(),
+            rollback_all,
+            rollback: self.rollback,
+            acknowledge: self.acknowledge.clone(),
+            schedule: self.schedule.clone(),
+        }
+    }
+
+    /// The share on [`Rollout::new`] that the file asks for, were nothing known but the file.
+    #[must_use]
+    pub fn configured(&self) -> Percent {
+        State::default().configured(&self.plan(None))
+    }
 }
 
 /// One place where a key may stand.
@@ -314,6 +429,8 @@ impl std::fmt::Debug for Secret {
 /// What a request must look like, and where it goes.
 #[derive(Clone, Debug)]
 pub struct Route {
+    /// What it is called, if it is; no two routes have the same name.
+    pub name: Option<String>,
     /// What it must look like.
     pub wanted: Match,
     /// Where it goes.

@@ -49,8 +49,8 @@ fn findings(path: &Path, loaded: &Result<Config, ConfigError>) -> serde_json::Va
 /// What a config holds, in one line.
 fn contents(config: &Config) -> String {
     let rollouts = config.rollouts.iter().map(|(name, rollout)| {
-        let flag = if rollout.rollback || config.rollback { ", rolled back" } else { "" };
-        format!("{name} at {}{flag}", rollout.percent)
+        let flag = if [rollout.rollback, config.rollback].contains(&Some(true)) { ", rolled back" } else { "" };
+        format!("{name} at {}{flag}", rollout.configured())
     });
     let rollouts: Vec<String> = rollouts.collect();
     let named = if rollouts.is_empty() { String::new() } else { format!(" ({})", rollouts.join("; ")) };

@@ -228,7 +228,7 @@ mod tests {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let text = config(address(8080), address(9901), address(1), address(2));
         let config = crate::config::parse(text.as_bytes(), Path::new("demo.yaml"), &|_| None).unwrap();
-        assert_eq!(config.rollouts["default"].percent.as_f64(), 10.0);
+        assert_eq!(config.rollouts["default"].configured().as_f64(), 10.0);
     }
 
     #[test]

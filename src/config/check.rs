@@ -45,11 +45,24 @@ impl Checker<'_> {
         let routes = self.routes(raw, &written, &backends.names);
         Some(Config {
             listeners,
-            admin: admin?,
+            admin: super::Admin { address: admin?, tokens: Vec::new(), allowed_hosts: Vec::new() },
             workers: workers?,
             state_dir,
             trusted_proxies,
             rollback: raw.rollback,
+            maintenance: super::MaintenanceDefaults {
+                message: None,
+                retry_after: std::time::Duration::from_secs(60),
+                pages: super::Pages::default(),
+                health_paths: Vec::new(),
+                bypass: super::Bypass::default(),
+            },
+            hold: super::HoldLimits {
+                max_wait: std::time::Duration::from_secs(10),
+                max_requests: 1000,
+                max_bytes: 64 << 20,
+                release_rate: 200,
+            },
             shutdown: shutdown?,
             timeouts: timeouts?,
             limits: limits?,

@@ -28,8 +28,10 @@ pub(super) struct Raw {
     pub(super) state_dir: Option<String>,
     /// Networks of proxies whose `x-forwarded-*` headers are believed, such as `10.0.0.0/8`.
     pub(super) trusted_proxies: Vec<String>,
-    /// The one flag: `true` sends every rollout to OLD.
-    pub(super) rollback: bool,
+    /// The one flag: `true` sends every rollout to OLD, `false` lifts what `true` did. Without it nothing is said: a line
+    /// that has vanished lifts nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rollback: Option<bool>,
     /// How the process ends after TERM or INT.
     pub(super) shutdown: Shutdown,
     /// How long a client may take.
@@ -207,8 +209,9 @@ pub(super) struct Rollout {
     pub(super) salt: Option<String>,
     /// What happens to requests without a key.
     pub(super) on_missing: OnMissing,
-    /// This rollout's own flag: `true` sends it to OLD.
-    pub(super) rollback: bool,
+    /// This rollout's own flag: `true` sends it to OLD, `false` lifts what `true` did. Without it nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rollback: Option<bool>,
     /// Keys that always go to one side; the first match wins.
     pub(super) rules: Vec<Rule>,
     /// How testers choose a side.

@@ -97,10 +97,10 @@ impl InForce {
 /// The doors through which a rollback of the rollout `name` is asked for.
 fn sources(config: &Config, flag: &Flag, name: &str) -> Vec<LatchSource> {
     let mut sources = Vec::new();
-    if config.rollback {
+    if config.rollback == Some(true) {
         sources.push(LatchSource::Config);
     }
-    if config.rollouts.get(name).is_some_and(|rollout| rollout.rollback) {
+    if config.rollouts.get(name).is_some_and(|rollout| rollout.rollback == Some(true)) {
         sources.push(LatchSource::ConfigRollout);
     }
     if flag.covers(name, config.rollouts.keys().map(String::as_str)) {
@@ -314,8 +314,11 @@ fn read(path: &Path) -> (Vec<u8>, Result<Config, config::ConfigError>) {
 
 fn asks_for_more_rollback(next: &Config, current: &Config) -> bool {
     let newly = |name: &String| {
-        let was = current.rollback || current.rollouts.get(name).is_some_and(|rollout| rollout.rollback);
-        !was && (next.rollback || next.rollouts[name].rollback)
+        let asks = |config: &Config| {
+            let own = config.rollouts.get(name).and_then(|rollout| rollout.rollback);
+            config.rollback == Some(true) || own == Some(true)
+        };
+        asks(next) && !asks(current)
     };
     next.rollouts.keys().any(newly)
 }
@@ -333,15 +336,16 @@ fn needs_restart(next: &Config, current: &Config) -> Vec<&'static str> {
 
 /// What changed for users, in one line.
 fn changes(before: &Config, after: &Config) -> String {
-    let rollback = |config: &Config, name: &str| config.rollback || config.rollouts[name].rollback;
+    let rollback =
+        |config: &Config, name: &str| config.rollback == Some(true) || config.rollouts[name].rollback == Some(true);
     let mut told = Vec::new();
     for (name, next) in &after.rollouts {
         let Some(last) = before.rollouts.get(name) else {
-            told.push(format!("{name}: new at {}", next.percent));
+            told.push(format!("{name}: new at {}", next.configured()));
             continue;
         };
-        if last.percent != next.percent {
-            told.push(format!("{name}: {} -> {}", last.percent, next.percent));
+        if last.configured() != next.configured() {
+            told.push(format!("{name}: {} -> {}", last.configured(), next.configured()));
         }
         match (rollback(before, name), rollback(after, name)) {
             (false, true) => told.push(format!("{name}: rolled back")),

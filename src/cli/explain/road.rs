@@ -14,6 +14,7 @@ use crate::metrics::Registry;
 use crate::policy::bucket::{Bucket, Hash, Percent};
 use crate::policy::decision::{OnMissing, Reason, Side, Subject as _, decide, road};
 use crate::policy::path::normalise;
+use crate::policy::rollout::Strategy;
 use crate::policy::route::{Host, Match};
 use crate::proxy::route;
 use crate::proxy::subject::{self, Head, RolloutSubject, StandIn, bare_host, client_behind};
@@ -94,7 +95,7 @@ pub(super) struct BackendStep {
 /// Explains `request` under `config`, with every rollout at `percent` if one is given.
 pub(super) fn explain(mut config: Config, request: &Request, percent: Option<Percent>) -> Explanation {
     if let Some(percent) = percent {
-        config.rollouts.values_mut().for_each(|rollout| rollout.percent = percent);
+        config.rollouts.values_mut().for_each(|rollout| rollout.strategy = Strategy::Percent(percent));
     }
     let snapshot = Snapshot::build(&config, 1, SystemTime::now(), &Registry::new(1), |name| flags(&config, name));
     let client = client_behind(&snapshot.trusted_proxies, request.peer, &request.headers);
@@ -122,8 +123,8 @@ pub(super) fn explain(mut config: Config, request: &Request, percent: Option<Per
 /// The latches that the config itself sets.
 fn flags(config: &Config, rollout: &str) -> Vec<Latch> {
     let at = SystemTime::now();
-    let own = config.rollouts.get(rollout).is_some_and(|rollout| rollout.rollback);
-    let doors = [(config.rollback, LatchSource::Config), (own, LatchSource::ConfigRollout)];
+    let own = config.rollouts.get(rollout).is_some_and(|rollout| rollout.rollback == Some(true));
+    let doors = [(config.rollback == Some(true), LatchSource::Config), (own, LatchSource::ConfigRollout)];
     doors.into_iter().filter(|(is_set, _)| *is_set).map(|(_, source)| Latch { source, at }).collect()
 }
 

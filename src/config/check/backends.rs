@@ -49,14 +49,14 @@ impl Checker<'_> {
             self.faults.add(place.clone(), Complaint::new("a backend needs at least one endpoint").allowed(wanted));
         }
         let endpoints = self.faults.take_all(&place, written, |url| value::endpoint(url));
-        Some(Backend { endpoints, timeouts: timeouts? })
+        Some(Backend { endpoints, timeouts: timeouts?, health: None })
     }
 
     fn inline_backend(&mut self, endpoint: Endpoint) -> Backend {
         let defaults = raw::BackendTimeouts::default();
         let timeouts = self.backend_timeouts(&Place::default(), &defaults);
         let timeouts = timeouts.expect("the default timeouts are valid");
-        Backend { endpoints: vec![endpoint], timeouts }
+        Backend { endpoints: vec![endpoint], timeouts, health: None }
     }
 
     fn backend_timeouts(&mut self, place: &Place, raw: &raw::BackendTimeouts) -> Option<BackendTimeouts> {

@@ -55,7 +55,9 @@ impl Checker<'_> {
         Some(Rollout {
             old: old?,
             new: new?,
-            percent: percent?,
+            strategy: crate::policy::rollout::Strategy::Percent(percent?),
+            schedule: crate::policy::schedule::Schedule::default(),
+            acknowledge: Vec::new(),
             key: key?,
             hash: raw.hash.into(),
             salt: raw.salt.as_deref().unwrap_or(name).to_owned(),

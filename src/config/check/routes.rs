@@ -42,7 +42,7 @@ impl Checker<'_> {
         let complaint = match rollouts {
             [only] => {
                 let to = Destination::Rollout(only.name.to_owned());
-                return Some(Route { wanted: Match::default(), to });
+                return Some(Route { name: None, wanted: Match::default(), to });
             }
             [] => Complaint::new("there is nothing to route to").help("add a `rollout`, or `backends` and `routes`"),
             several => {
@@ -79,7 +79,7 @@ impl Checker<'_> {
                 return None;
             }
         };
-        Some(Route { wanted: wanted?, to })
+        Some(Route { name: None, wanted: wanted?, to })
     }
 
     fn wanted(&mut self, place: &Place, raw: &raw::Match) -> Option<Match> {

@@ -14,10 +14,10 @@ fn the_smallest_config_is_enough() {
     let config = yaml(MINIMAL).unwrap();
     let rollout = &config.rollouts["default"];
     assert_eq!(config.listeners, ["127.0.0.1:8080".parse().unwrap()]);
-    assert_eq!(config.admin, AdminAddress::Tcp("127.0.0.1:9901".parse().unwrap()));
+    assert_eq!(config.admin.address, AdminAddress::Tcp("127.0.0.1:9901".parse().unwrap()));
     assert_eq!((rollout.old.as_str(), rollout.new.as_str()), ("default-old", "default-new"));
     assert_eq!(config.backends["default-new"].endpoints[0].port, 9002);
-    assert_eq!(rollout.percent.hundredths(), 500);
+    assert_eq!(rollout.configured().hundredths(), 500);
     assert_eq!(rollout.key, [KeySource::Header("x-user-id".into())]);
     assert_eq!((rollout.hash, rollout.on_missing, rollout.salt.as_str()), (Hash::Modulo, OnMissing::Old, "default"));
     assert_eq!(config.routes[0].to, Destination::Rollout("default".into()));
@@ -180,7 +180,7 @@ fn variables_fill_values_and_nothing_else() {
         .replace("header:x-user-id", "query:$${a}$x");
     let config = parse(text.as_bytes(), Path::new("a.yaml"), &environment).unwrap();
     let rollout = &config.rollouts["default"];
-    assert_eq!((rollout.percent.hundredths(), rollout.rollback, rollout.salt.as_str()), (2500, true, "007"));
+    assert_eq!((rollout.configured().hundredths(), rollout.rollback, rollout.salt.as_str()), (2500, Some(true), "007"));
     assert_eq!(rollout.key, [KeySource::Query("${a}$x".into())]);
     let old = &config.backends["default-old"].endpoints[0];
     assert_eq!((old.host.as_str(), old.port), ("10.0.0.7", 99));
@@ -191,7 +191,7 @@ fn variables_fill_values_and_nothing_else() {
         let text = minimal("percent: 5", &format!("salt: {value}"));
         let config = parse(text.as_bytes(), Path::new("a.yaml"), &environment).unwrap();
         assert_eq!(config.rollouts["default"].salt, salt);
-        assert!(!config.rollback);
+        assert!(config.rollback.is_none());
     }
 }
 
@@ -215,7 +215,7 @@ fn files_are_found_beside_the_config() {
     assert_eq!(rollout.rules[0].keys, ["1007", "acme"].map(|key| Box::from(key.as_bytes())).into());
     assert_eq!(config.state_dir, Some(folder.path().join("state")));
     assert_eq!(config.access_log, Some(AccessLog::File(folder.path().join("log/access"))));
-    assert_eq!(config.admin, AdminAddress::Unix(folder.path().join("admin.sock")));
+    assert_eq!(config.admin.address, AdminAddress::Unix(folder.path().join("admin.sock")));
 }
 
 #[test]
