@@ -14,11 +14,11 @@ use crate::metrics::Registry;
 use crate::policy::bucket::{Bucket, Hash, Percent};
 use crate::policy::decision::{OnMissing, Reason, Side, Subject as _, decide, road};
 use crate::policy::path::normalise;
-use crate::policy::rollout::Strategy;
+use crate::policy::rollout::{Event, Moment, Plan, State, Strategy, step};
 use crate::policy::route::{Host, Match};
 use crate::proxy::route;
 use crate::proxy::subject::{self, Head, RolloutSubject, StandIn, bare_host, client_behind};
-use crate::snapshot::{Backend, Destination, KeySource, Latch, LatchSource, Rollout, Snapshot};
+use crate::snapshot::{Backend, Destination, KeySource, Overlay, Rollout, Snapshot};
 
 /// Where a request would go, and every step of the way.
 #[derive(Clone, Debug, Serialize)]
@@ -97,7 +97,7 @@ pub(super) fn explain(mut config: Config, request: &Request, percent: Option<Per
     if let Some(percent) = percent {
         config.rollouts.values_mut().for_each(|rollout| rollout.strategy = Strategy::Percent(percent));
     }
-    let snapshot = Snapshot::build(&config, 1, SystemTime::now(), &Registry::new(1), |name| flags(&config, name));
+    let snapshot = Snapshot::build(&config, 1, SystemTime::now(), &Registry::new(1), &as_first_seen(&config));
     let client = client_behind(&snapshot.trusted_proxies, request.peer, &request.headers);
     let head = Head { method: &request.method, uri: &request.uri, headers: &request.headers, client };
     let host = request.headers.get(HOST).map(HeaderValue::as_bytes).map(String::from_utf8_lossy).unwrap_or_default();
@@ -120,12 +120,16 @@ pub(super) fn explain(mut config: Config, request: &Request, percent: Option<Per
     explanation
 }
 
-/// The latches that the config itself sets.
-fn flags(config: &Config, rollout: &str) -> Vec<Latch> {
-    let at = SystemTime::now();
-    let own = config.rollouts.get(rollout).is_some_and(|rollout| rollout.rollback == Some(true));
-    let doors = [(config.rollback == Some(true), LatchSource::Config), (own, LatchSource::ConfigRollout)];
-    doors.into_iter().filter(|(is_set, _)| *is_set).map(|(_, source)| Latch { source, at }).collect()
+/// What the config alone puts in force: its rollouts as they are when they are seen for the first time.
+fn as_first_seen(config: &Config) -> Overlay {
+    let moment = Moment { now: SystemTime::now(), frozen: false };
+    let first = |name: &str, plan: &Plan| {
+        let seen = step(name, plan, &State::default(), Event::Configured, moment);
+        seen.map(|transition| transition.state).unwrap_or_default() // a config is never refused
+    };
+    let rollouts = config.rollouts.iter();
+    let states = rollouts.map(|(name, rollout)| (name.clone(), first(name, &rollout.plan(config.rollback))));
+    Overlay { rollouts: states.collect(), ..Overlay::default() }
 }
 
 /// The route, as the proxy finds it, or why there is none.
@@ -264,10 +268,12 @@ fn gates(rollout: &Rollout, subject: &RolloutSubject<'_>, bucket: Option<Bucket>
 fn because(rollout: &Rollout, gate: Reason, says: Option<Side>, bucket: Option<Bucket>) -> String {
     match (gate, says) {
         (Reason::Rollback, Some(_)) => {
-            let reasons: Vec<&str> = rollout.latches.iter().map(|latch| latch.source.reason()).collect();
+            let reasons: Vec<&str> = rollout.state.latches.iter().map(|latch| latch.reason.as_str()).collect();
             reasons.join(", and ")
         }
         (Reason::Rollback, None) => "not rolled back".to_owned(),
+        (Reason::Drain, Some(_)) => "the other side is being drained".to_owned(),
+        (Reason::Drain, None) => "no side is being drained".to_owned(),
         (Reason::Force, Some(_)) => "a tester who is allowed to asks for it".to_owned(),
         (Reason::Force, None) => "no force value from a tester who is allowed to".to_owned(),
         (Reason::Rule, Some(_)) => "a rule names this key".to_owned(),
