@@ -26,7 +26,8 @@ use super::DemoArgs;
 use super::run::listen_to_signals;
 use crate::admin::status::RolloutStatus;
 use crate::app::App;
-use crate::cli::{AdminUrl, get};
+use crate::cli::AdminUrl;
+use crate::cli::admin_client::Client;
 use crate::telemetry;
 
 /// The file's name, and how its first line begins: what does not begin like this is not ours to replace.
@@ -57,7 +58,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         welcome(&path, proxy, &admin)?;
         let tally = Arc::new(Tally::default());
         tokio::spawn(users(proxy, Arc::clone(&tally)));
-        tokio::spawn(show(admin, tally));
+        tokio::spawn(show(Client::nobody(&admin), tally));
         app.run(signals).await?;
         writeln!(io::stdout(), "\nThe demo is over. Its config is still in {}.", path.display())?;
         anyhow::Ok(ExitCode::SUCCESS)
@@ -189,14 +190,14 @@ async fn ask(connection: &mut Option<SendRequest<Empty<Bytes>>>, proxy: SocketAd
 // -- the line
 
 /// Shows every [`LOOK`] what is in force and what the users saw: one line that moves in a terminal, lines elsewhere.
-async fn show(admin: AdminUrl, tally: Arc<Tally>) {
+async fn show(admin: Client, tally: Arc<Tally>) {
     let mut look = interval(LOOK);
     look.tick().await;
     let moves = io::stdout().is_terminal();
     loop {
         look.tick().await;
         let [old, new, failed] = [&tally.old, &tally.new, &tally.failed].map(|count| count.swap(0, Relaxed));
-        let in_force = get(&admin, "/api/v1/rollouts/default").await;
+        let in_force = admin.get("/api/v1/rollouts/default").await;
         let status = in_force.ok().and_then(|reply| serde_json::from_slice::<RolloutStatus>(&reply.body).ok());
         let line = line(status.as_ref(), old, new, failed);
         let shown = if moves { write!(io::stdout(), "\r\x1b[K{line}") } else { writeln!(io::stdout(), "{line}") };
