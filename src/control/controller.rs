@@ -1,5 +1,6 @@
 //! The only writer: what happens becomes events, events become a snapshot, one store publishes it.
 
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,8 +16,7 @@ use super::settle::{NO_LATER_THAN, QUIET, TORN, probation};
 use super::watcher::Watcher;
 use crate::config::{self, Config};
 use crate::metrics::{Registry, window};
-use crate::policy::rollout::{Event as RolloutEvent, Moment, State, step};
-use crate::snapshot::{Overlay, Snapshot};
+use crate::snapshot::{Latch, LatchSource, Snapshot};
 
 /// How often files are looked at without being told to.
 const POLL_EVERY: Duration = Duration::from_millis(1500);
@@ -43,6 +43,8 @@ pub struct InForce {
     config: Config,
     loaded_at: SystemTime,
     flag: Flag,
+    /// Since when each latch stands.
+    since: HashMap<(String, LatchSource), SystemTime>,
     revision: u64,
 }
 
@@ -52,7 +54,7 @@ impl InForce {
     pub fn new(path: PathBuf, text: Vec<u8>, config: Config) -> Self {
         let flag = config.state_dir.as_deref().and_then(Flag::read).unwrap_or_default();
         let loaded_at = SystemTime::now();
-        Self { path, text, config, loaded_at, flag, revision: 0 }
+        Self { path, text, config, loaded_at, flag, since: HashMap::new(), revision: 0 }
     }
 
     /// The config in force.
@@ -70,20 +72,41 @@ impl InForce {
     /// What is in force now, as one value; each call makes the next revision.
     pub fn snapshot(&mut self, registry: &Registry, now: SystemTime) -> Snapshot {
         self.revision += 1;
-        let mut overlay = Overlay::default();
-        for (name, rollout) in &self.config.rollouts {
-            let covers = self.flag.covers(name, self.config.rollouts.keys().map(String::as_str));
-            let plan = rollout.plan(self.config.rollback);
-            let mut state = State::default();
-            for event in [RolloutEvent::Configured, RolloutEvent::Flagged(covers)] {
-                if let Ok(next) = step(name, &plan, &state, event, Moment { now, frozen: false }) {
-                    state = next.state;
-                }
-            }
-            overlay.rollouts.insert(name.clone(), state);
-        }
-        Snapshot::build(&self.config, self.revision, self.loaded_at, registry, &overlay)
+        let standing: Vec<(String, Vec<LatchSource>)> =
+            self.config.rollouts.keys().map(|name| (name.clone(), sources(&self.config, &self.flag, name))).collect();
+        let latches: BTreeMap<String, Vec<Latch>> = standing
+            .into_iter()
+            .map(|(name, sources)| {
+                let latches = self.latches(&name, sources, now);
+                (name, latches)
+            })
+            .collect();
+        self.since.retain(|(name, source), _| {
+            latches.get(name).is_some_and(|latches| latches.iter().any(|latch| latch.source == *source))
+        });
+        let latched = |name: &str| latches.get(name).cloned().unwrap_or_default();
+        Snapshot::build(&self.config, self.revision, self.loaded_at, registry, latched)
     }
+
+    fn latches(&mut self, name: &str, sources: Vec<LatchSource>, now: SystemTime) -> Vec<Latch> {
+        let mut since = |source| *self.since.entry((name.to_owned(), source)).or_insert(now);
+        sources.into_iter().map(|source| Latch { source, at: since(source) }).collect()
+    }
+}
+
+/// The doors through which a rollback of the rollout `name` is asked for.
+fn sources(config: &Config, flag: &Flag, name: &str) -> Vec<LatchSource> {
+    let mut sources = Vec::new();
+    if config.rollback == Some(true) {
+        sources.push(LatchSource::Config);
+    }
+    if config.rollouts.get(name).is_some_and(|rollout| rollout.rollback == Some(true)) {
+        sources.push(LatchSource::ConfigRollout);
+    }
+    if flag.covers(name, config.rollouts.keys().map(String::as_str)) {
+        sources.push(LatchSource::FlagFile);
+    }
+    sources
 }
 
 /// The controller's task: owns what is in force.
