@@ -17,8 +17,12 @@ use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::admin;
 use crate::config::{self, Config, ConfigError};
-use crate::control::controller::{Controller, Event, InForce, environment};
-use crate::control::overview::Overview;
+use crate::control::controller::{Controller, Memories};
+use crate::control::files::{Files, Nudge, environment};
+use crate::control::in_force::{InForce, Told};
+use crate::control::journal::{Found, Journal, OpenError};
+use crate::control::order::Desk;
+use crate::control::overview::{Overview, Sources};
 use crate::metrics::Registry;
 use crate::proxy::accept::{self, Door};
 use crate::proxy::access_log::AccessLog;
@@ -48,6 +52,9 @@ pub enum StartError {
         /// Why not.
         cause: io::Error,
     },
+    /// The state directory is another process's, or what lies in it is no file of ours.
+    #[error(transparent)]
+    Journal(#[from] OpenError),
     /// The access log cannot be written.
     #[error("cannot open access_log: {0}")]
     AccessLog(io::Error),
@@ -71,7 +78,11 @@ fn hint(error: &io::Error) -> &'static str {
 /// A process that has everything it needs and serves nobody yet. Connections that arrive wait in the kernel.
 #[derive(Debug)]
 pub struct App {
+    text: Vec<u8>,
     in_force: InForce,
+    /// What the start has changed.
+    told: Vec<Told>,
+    journal: Memories,
     listeners: Vec<TcpListener>,
     admin: admin::Listener,
     access_log: Option<(AccessLog, WorkerGuard)>,
@@ -95,7 +106,15 @@ impl App {
             cause,
         })?;
         let access_log = config.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
-        Ok(Self { in_force: InForce::new(path.to_owned(), text, config), listeners, admin, access_log })
+        let (journal, found) = match &config.state_dir {
+            Some(state_dir) => Journal::open(state_dir)?,
+            None => (Journal::in_memory(), Found::Nothing),
+        };
+        let (in_force, told) = InForce::new(path.to_owned(), config, found, SystemTime::now());
+        if let Some(why) = in_force.lost() {
+            tracing::error!("{why}; every rollout is on old until it is resumed");
+        }
+        Ok(Self { text, in_force, told, journal, listeners, admin, access_log })
     }
 
     /// Where clients connect, with the ports that were chosen for `:0`.
@@ -128,7 +147,7 @@ impl App {
         let workers = count_workers(self.in_force.config().workers);
         let dropped = self.access_log.as_ref().map(|(log, _)| log.dropped());
         let registry = Arc::new(Registry::new(workers.get()).with_access_log(dropped));
-        let first = self.in_force.snapshot(&registry, SystemTime::now());
+        let first = self.in_force.snapshot(&registry);
         let snapshot = Arc::new(ArcSwap::from_pointee(first));
         let shared = Shared {
             snapshot: Arc::clone(&snapshot),
@@ -147,13 +166,27 @@ impl App {
             registry: Arc::clone(&registry),
             ending: is_ending.clone(),
         };
-        let config = self.in_force.config();
-        let (path, state_dir) = (self.in_force.path().to_owned(), config.state_dir.clone());
-        let shutdown = config.shutdown.clone();
-        let overview = Arc::new(Overview::new(snapshot, registry, is_ending, is_leaving, path, state_dir));
         let door = accept::open(door).map_err(StartError::Thread)?;
         let (events, queue) = mpsc::channel(64);
-        let controller = tokio::spawn(Controller::new(self.in_force, Arc::clone(&overview)).run(events.clone(), queue));
+        let (nudges, reasons) = mpsc::channel(64);
+        let config = self.in_force.config();
+        let shutdown = config.shutdown.clone();
+        let overview = Arc::new(Overview::new(Sources {
+            snapshot,
+            registry,
+            journal: self.journal,
+            desk: Desk::new(events.clone(), nudges.clone()),
+            lost: self.in_force.lost().map(str::to_owned),
+            ending: is_ending,
+            leaving: is_leaving,
+            config_path: self.in_force.path().to_owned(),
+            state_dir: config.state_dir.clone(),
+        }));
+        let files = Files::new(self.in_force.path().to_owned(), self.text, config, events.clone());
+        let files = tokio::spawn(files.run(nudges.clone(), reasons));
+        let errands = workers.iter().map(|worker| worker.arrivals.clone()).collect();
+        let controller = Controller::new(self.in_force, self.told, Arc::clone(&overview), errands, events);
+        let controller = tokio::spawn(controller.run(queue));
         let mut gone = ending.subscribe();
         let admin_ends = async move {
             let _process = gone.wait_for(|ending| *ending == Ending::Now).await;
@@ -162,7 +195,7 @@ impl App {
 
         let mut watched = watch_workers(&workers);
         let died = tokio::select! {
-            () = until_asked_to_leave(&mut signals, &events) => None,
+            () = until_asked_to_leave(&mut signals, &nudges) => None,
             index = watched.join_next() => index.and_then(Result::ok),
         };
         watched.shutdown().await; // workers drain until nobody can hand them a connection any more
@@ -174,6 +207,7 @@ impl App {
         let threads: Vec<JoinHandle<()>> = workers.into_iter().map(|worker| worker.thread).chain([door]).collect();
         leave(&shutdown, &leaving, &ending, threads, &mut signals).await;
         controller.abort();
+        files.abort();
         let _its_socket_file_is_removed = admin.await;
         died.map_or(Ok(()), |index| Err(StartError::Worker(index)))
     }
@@ -201,9 +235,9 @@ pub enum Signal {
     Leave,
 }
 
-async fn until_asked_to_leave(signals: &mut mpsc::Receiver<Signal>, events: &mpsc::Sender<Event>) {
+async fn until_asked_to_leave(signals: &mut mpsc::Receiver<Signal>, nudges: &mpsc::Sender<Nudge>) {
     while let Some(Signal::Reload) = signals.recv().await {
-        let _one_is_waiting = events.try_send(Event::ReloadAsked);
+        let _one_is_waiting = nudges.try_send(Nudge::Reload(None));
     }
 }
 

@@ -1,11 +1,22 @@
 //! The control plane: the one writer of what is in force.
 //!
-//! [`controller`] is one task. Everything that can change what is in force reaches it as an event; it decides, publishes by
-//! one store, and then tells. [`watcher`] turns what happens to files into events, [`flag`] reads the `ROLLBACK` file, and
-//! [`settle`] knows when a file may still be half-written.
+//! [`controller`] is one task. Everything that can change what is in force reaches it as an event; it applies it to
+//! [`in_force`], publishes by one store, remembers by the [`journal`], and then announces. [`files`] looks at the config and
+//! the `ROLLBACK` file ([`flag`]) when [`watcher`] or a person says so, and knows by [`settle`] when a file may still be
+//! half-written; [`order`] is how people ask for something; [`gate`] looks at the target of a switch, [`pacer`] ends a hold
+//! gently, [`clock`] doubts the wall clock.
 
+pub mod announce;
+pub mod clock;
 pub mod controller;
+pub mod files;
 pub mod flag;
+pub mod gate;
+pub mod in_force;
+pub mod journal;
+pub mod memory;
+pub mod order;
 pub mod overview;
+pub mod pacer;
 pub mod settle;
 pub mod watcher;

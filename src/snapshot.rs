@@ -4,6 +4,7 @@
 //! header values are made once, so that a request formats nothing.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -85,6 +86,27 @@ pub struct Maintenance {
     pub defaults: MaintenanceDefaults,
 }
 
+/// What something is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// Every rollout, or all requests.
+    Everything,
+    /// A rollout, by name.
+    Rollout(String),
+    /// A route, by name.
+    Route(String),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Everything => f.write_str("*"),
+            Self::Rollout(name) => f.write_str(name),
+            Self::Route(name) => write!(f, "route:{name}"),
+        }
+    }
+}
+
 /// What is put over the config: what people, files and the clock did to its rollouts, and who is turned away.
 #[derive(Clone, Debug, Default)]
 pub struct Overlay {
@@ -94,19 +116,8 @@ pub struct Overlay {
     pub everything: Standing,
     /// Whether the requests of a route are served, by the route's name.
     pub routes: BTreeMap<String, Standing>,
-    /// Where requests wait.
-    pub queues: Queues,
-}
-
-/// Where requests wait, while they are held and until the last of them has gone on.
-#[derive(Clone, Debug, Default)]
-pub struct Queues {
-    /// Those of everything.
-    pub everything: Option<Arc<Queue>>,
-    /// Those of rollouts, by name.
-    pub rollouts: BTreeMap<String, Arc<Queue>>,
-    /// Those of routes, by name.
-    pub routes: BTreeMap<String, Arc<Queue>>,
+    /// Where requests wait, while they are held and until the last of them has gone on.
+    pub queues: BTreeMap<Scope, Arc<Queue>>,
 }
 
 /// A rollout as it is in force.
@@ -223,14 +234,14 @@ impl Snapshot {
             (route.wanted.clone(), destination)
         });
         let defaults = &config.maintenance;
-        let everything = service(Some(&overlay.everything), overlay.queues.everything.as_ref(), defaults);
+        let everything = service(Scope::Everything, Some(&overlay.everything), overlay, defaults);
         let by_route: Vec<Service> = config.routes.iter().map(|route| route_service(route, overlay, defaults)).collect();
         let rollouts: Vec<Rollout> = config
             .rollouts
             .iter()
             .map(|(name, written)| {
                 let state = overlay.rollouts.get(name).cloned().unwrap_or_default();
-                let service = service(Some(&state.standing), overlay.queues.rollouts.get(name), defaults);
+                let service = service(Scope::Rollout(name.clone()), Some(&state.standing), overlay, defaults);
                 let plan = written.plan(config.rollback);
                 let backends = [backend_at(&written.old), backend_at(&written.new)];
                 rollout(name, written, backends, InForce { plan, state, service }, registry.rollout(name))
@@ -275,13 +286,18 @@ impl Snapshot {
 
 fn route_service(route: &config::Route, overlay: &Overlay, defaults: &MaintenanceDefaults) -> Service {
     let Some(name) = &route.name else { return Service::default() };
-    service(overlay.routes.get(name), overlay.queues.routes.get(name), defaults)
+    service(Scope::Route(name.clone()), overlay.routes.get(name), overlay, defaults)
 }
 
-fn service(standing: Option<&Standing>, queue: Option<&Arc<Queue>>, defaults: &MaintenanceDefaults) -> Service {
+fn service(
+    scope: Scope,
+    standing: Option<&Standing>,
+    overlay: &Overlay,
+    defaults: &MaintenanceDefaults,
+) -> Service {
     let asked = standing.and_then(|standing| standing.maintenance.clone());
     let maintenance = asked.map(|asked| Arc::new(Maintenance { asked, defaults: defaults.clone() }));
-    Service { maintenance, hold: queue.cloned() }
+    Service { maintenance, hold: overlay.queues.get(&scope).cloned() }
 }
 
 /// What is in force of a rollout.

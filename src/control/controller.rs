@@ -1,112 +1,53 @@
 //! The only writer: what happens becomes events, events become a snapshot, one store publishes it.
+//!
+//! Each event is applied to [`InForce`]. If that changed anything, three things follow, in this order: it is published to
+//! the workers, it is made durable, it is announced. A rollback never waits for a disk, and nobody is told that something is
+//! so before it is.
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use tokio::sync::mpsc;
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
 
-use super::flag::{self, Flag};
-use super::overview::{Overview, Reload};
-use super::settle::{NO_LATER_THAN, QUIET, TORN, probation};
-use super::watcher::Watcher;
-use crate::config::{self, Config};
-use crate::metrics::{Registry, window};
-use crate::snapshot::{Latch, LatchSource, Snapshot};
+use super::announce::{Announcer, Answer};
+use super::clock::{Clock, Reading as Clocks};
+use super::files::{Reading, Reloaded};
+use super::flag::Flag;
+use super::gate;
+use super::in_force::{InForce, Told};
+use super::journal::Journal;
+use super::journal::audit::{Draft, Who};
+use super::memory::Memory;
+use super::order::{Order, Refused, Scope};
+use super::overview::{Overview, Progress, Reload};
+use super::pacer::Pacer;
+use crate::config::{Config, ConfigError};
+use crate::metrics::window;
+use crate::policy::actor::{Actor, Source};
+use crate::policy::decision::Side;
+use crate::policy::rollout::{Change, Command, Gate};
+use crate::proxy::worker::Errands;
+use crate::snapshot::Snapshot;
 
-/// How often files are looked at without being told to.
-const POLL_EVERY: Duration = Duration::from_millis(1500);
+/// How often the clock is looked at: steps, drains and deadlines are as exact as this.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the progress of a ramp is remembered while nothing else changes: a kill -9 costs a step so much of its time.
+const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 
 /// Everything that can change what is in force.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Something happened in the folder of the config or of the flag file.
-    FilesChanged,
-    /// Somebody asked for the config to be read again (HUP).
-    ReloadAsked,
-}
-
-/// Reads the environment for `${VAR}` in the config.
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-/// The config that is in force, and the latches over it.
 #[derive(Debug)]
-pub struct InForce {
-    path: PathBuf,
-    text: Vec<u8>,
-    config: Config,
-    loaded_at: SystemTime,
-    flag: Flag,
-    /// Since when each latch stands.
-    since: HashMap<(String, LatchSource), SystemTime>,
-    revision: u64,
-}
-
-impl InForce {
-    /// Takes the config at `path` for the first time, and the flag as it is.
-    #[must_use]
-    pub fn new(path: PathBuf, text: Vec<u8>, config: Config) -> Self {
-        let flag = config.state_dir.as_deref().and_then(Flag::read).unwrap_or_default();
-        let loaded_at = SystemTime::now();
-        Self { path, text, config, loaded_at, flag, since: HashMap::new(), revision: 0 }
-    }
-
-    /// The config in force.
-    #[must_use]
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// The file it came from.
-    #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// What is in force now, as one value; each call makes the next revision.
-    pub fn snapshot(&mut self, registry: &Registry, now: SystemTime) -> Snapshot {
-        self.revision += 1;
-        let standing: Vec<(String, Vec<LatchSource>)> =
-            self.config.rollouts.keys().map(|name| (name.clone(), sources(&self.config, &self.flag, name))).collect();
-        let latches: BTreeMap<String, Vec<Latch>> = standing
-            .into_iter()
-            .map(|(name, sources)| {
-                let latches = self.latches(&name, sources, now);
-                (name, latches)
-            })
-            .collect();
-        self.since.retain(|(name, source), _| {
-            latches.get(name).is_some_and(|latches| latches.iter().any(|latch| latch.source == *source))
-        });
-        let latched = |name: &str| latches.get(name).cloned().unwrap_or_default();
-        Snapshot::build(&self.config, self.revision, self.loaded_at, registry, latched)
-    }
-
-    fn latches(&mut self, name: &str, sources: Vec<LatchSource>, now: SystemTime) -> Vec<Latch> {
-        let mut since = |source| *self.since.entry((name.to_owned(), source)).or_insert(now);
-        sources.into_iter().map(|source| Latch { source, at: since(source) }).collect()
-    }
-}
-
-/// The doors through which a rollback of the rollout `name` is asked for.
-fn sources(config: &Config, flag: &Flag, name: &str) -> Vec<LatchSource> {
-    let mut sources = Vec::new();
-    if config.rollback == Some(true) {
-        sources.push(LatchSource::Config);
-    }
-    if config.rollouts.get(name).is_some_and(|rollout| rollout.rollback == Some(true)) {
-        sources.push(LatchSource::ConfigRollout);
-    }
-    if flag.covers(name, config.rollouts.keys().map(String::as_str)) {
-        sources.push(LatchSource::FlagFile);
-    }
-    sources
+pub enum Event {
+    /// The config file was read; those who asked for it want to know how that went.
+    Read(Reading, Vec<oneshot::Sender<Reloaded>>),
+    /// The flag file asks for something else than before.
+    Flagged(Flag),
+    /// An operator wants something.
+    Asked(Box<Order>, Answer),
+    /// The target of a switch was looked at.
+    Looked(Box<Order>, Answer, Result<(), String>),
 }
 
 /// The controller's task: owns what is in force.
@@ -115,169 +56,187 @@ pub struct Controller {
     in_force: InForce,
     published: Arc<ArcSwap<Snapshot>>,
     overview: Arc<Overview>,
-    /// What was read last and not taken, and why: one bad text is told once.
-    refused: Option<(Vec<u8>, String)>,
-    /// A text that may not be whole, and when it counts if it still stands.
-    on_probation: Option<(Vec<u8>, Instant)>,
-    state_dir_is_gone: bool,
+    announcer: Announcer,
+    errands: Vec<Errands>,
+    events: mpsc::Sender<Event>,
+    clock: Clock,
+    pacer: Pacer,
+    /// What NEW of each rollout had answered at the last tick.
+    answered: HashMap<String, u64>,
+    remembered_at: Instant,
 }
 
 impl Controller {
-    /// A controller over what [`Overview`] shows.
+    /// A controller over what [`Overview`] shows. `told` is what the start has changed.
     #[must_use]
-    pub fn new(in_force: InForce, overview: Arc<Overview>) -> Self {
-        let published = Arc::clone(&overview.snapshot);
-        Self { in_force, published, overview, refused: None, on_probation: None, state_dir_is_gone: false }
+    pub fn new(
+        in_force: InForce,
+        told: Vec<Told>,
+        overview: Arc<Overview>,
+        errands: Vec<Errands>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        let announcer = Announcer::start(overview.changes.clone());
+        let mut this = Self {
+            in_force,
+            published: Arc::clone(&overview.snapshot),
+            overview,
+            announcer,
+            errands,
+            events,
+            clock: Clock::new(Clocks::now()),
+            pacer: Pacer::default(),
+            answered: HashMap::new(),
+            remembered_at: Instant::now(),
+        };
+        this.remember([started()].into_iter().chain(told).collect(), None);
+        this
     }
 
     /// Runs until the last sender of events has gone.
-    pub async fn run(mut self, sender: mpsc::Sender<Event>, mut events: mpsc::Receiver<Event>) {
-        let mut watcher = Watcher::new(self.folders(), self.names(), sender);
-        let mut poll = interval(POLL_EVERY);
-        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut reading = interval(window::INTERVAL);
+    pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let mut tick = steady(TICK);
+        let mut reading = steady(window::INTERVAL);
+        let mut pace = steady(Pacer::EVERY);
         loop {
-            let probation_ends = self.on_probation.as_ref().map(|(_, at)| *at);
             tokio::select! {
-                event = events.recv() => {
-                    let Some(event) = event else { return };
-                    let asked = event == Event::ReloadAsked;
-                    self.look_at_flag(); // a rollback does not wait for the end of a burst
-                    self.look(gather(asked, &mut events).await).await;
-                }
-                _ = poll.tick() => {
-                    watcher.renew();
-                    self.look(false).await;
-                }
-                () = async { sleep_until(probation_ends.unwrap_or_else(Instant::now)).await },
-                    if probation_ends.is_some() => self.look(false).await,
+                biased;
+                event = events.recv() => match event {
+                    Some(event) => self.handle(event),
+                    None => return,
+                },
+                _ = pace.tick(), if self.pacer.is_busy() => self.let_go(),
+                _ = tick.tick() => self.tick(),
                 _ = reading.tick() => self.overview.take_reading(),
             }
         }
     }
 
-    fn names(&self) -> Vec<OsString> {
-        let path = &self.in_force.path;
-        let paths = [Some(path.clone()), path.canonicalize().ok()];
-        let configs = paths.into_iter().flatten().filter_map(|path| path.file_name().map(OsString::from));
-        configs.chain([OsString::from(flag::NAME)]).collect()
-    }
-
-    fn folders(&self) -> Vec<PathBuf> {
-        let config = self.in_force.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let mut folders = vec![config.unwrap_or(Path::new(".")).to_owned()];
-        folders.extend(self.in_force.config.state_dir.clone());
-        folders
-    }
-
-    /// Looks at the flag and the config, and puts in force what has changed. `asked` reads the config even if its text is
-    /// the same, since the files that it names may not be.
-    async fn look(&mut self, asked: bool) {
-        self.look_at_flag();
-        let path = self.in_force.path.clone();
-        let read = tokio::task::spawn_blocking(move || read(&path)).await;
-        let Ok((text, checked)) = read else { return };
-        if !asked && text == self.in_force.text {
-            self.on_probation = None;
-            self.refused = None;
-            return self.note_unchanged();
-        }
-        let wait = match &checked {
-            Err(_) if asked => Duration::ZERO,
-            Err(_) => TORN,
-            Ok(config) if asks_for_more_rollback(config, &self.in_force.config) => Duration::ZERO,
-            Ok(_) => probation(&text, &self.in_force.text, self.is_json()),
-        };
-        if self.must_wait(&text, wait) {
-            return;
-        }
-        match checked {
-            Err(error) => self.refuse(text, &error, asked),
-            Ok(config) => self.take(text, config),
-        }
-    }
-
-    fn is_json(&self) -> bool {
-        self.in_force.path.extension().is_some_and(|extension| extension == "json")
-    }
-
-    fn look_at_flag(&mut self) {
-        let Some(state_dir) = self.in_force.config.state_dir.as_deref() else { return };
-        let Some(flag) = Flag::read(state_dir) else {
-            if !std::mem::replace(&mut self.state_dir_is_gone, true) {
-                tracing::error!(path = %state_dir.display(), "state_dir is gone; what its ROLLBACK file asked for stays");
+    fn handle(&mut self, event: Event) {
+        let now = SystemTime::now();
+        match event {
+            Event::Read(reading, answers) => self.read(reading, answers, now),
+            Event::Flagged(flag) => {
+                let told = self.in_force.flagged(&flag, now);
+                self.put_in_force(told, None);
             }
-            return;
-        };
-        self.state_dir_is_gone = false;
-        if flag != self.in_force.flag {
-            tracing::warn!("{} now asks for {flag}", Flag::path(state_dir).display());
-            self.in_force.flag = flag;
+            Event::Asked(order, answer) => match self.target_of(&order) {
+                Some(target) => self.look_at(target, order, answer),
+                None => self.obey(&order, answer, now),
+            },
+            Event::Looked(order, answer, found) => self.obey(&looked(*order, found), answer, now),
+        }
+    }
+
+    // -- in force, durable, announced
+
+    /// Publishes, makes durable, announces; whoever waits for it is answered then.
+    fn put_in_force(&mut self, told: Vec<Told>, answer: Option<Answer>) {
+        if !told.is_empty() {
             self.publish();
         }
+        self.remember(told, answer);
     }
 
-    /// Whether the text has not yet stood for as long as it has to.
-    fn must_wait(&mut self, text: &[u8], wait: Duration) -> bool {
-        if let Some((waiting, until)) = &self.on_probation
-            && waiting == text
-        {
-            return Instant::now() < *until;
-        }
-        self.on_probation = (!wait.is_zero()).then(|| (text.to_owned(), Instant::now() + wait));
-        self.on_probation.is_some()
+    fn publish(&mut self) {
+        let snapshot = self.in_force.snapshot(&self.overview.registry);
+        self.published.store(Arc::new(snapshot));
+        self.show_progress(SystemTime::now());
     }
 
-    fn take(&mut self, text: Vec<u8>, config: Config) {
-        let needs_restart = needs_restart(&config, &self.in_force.config);
-        let changes = changes(&self.in_force.config, &config);
-        // What cannot change while running stays what it is, so that a later look finds the difference again.
-        let config = Config {
-            listeners: self.in_force.config.listeners.clone(),
-            admin: self.in_force.config.admin.clone(),
-            workers: self.in_force.config.workers,
-            state_dir: self.in_force.config.state_dir.clone(),
-            access_log: self.in_force.config.access_log.clone(),
-            ..config
-        };
-        self.in_force.config = config;
-        self.in_force.text = text;
-        self.in_force.loaded_at = SystemTime::now();
-        self.on_probation = None;
-        self.refused = None;
-        self.publish();
-        tracing::info!(hash = self.in_force.config.hash, changes, "config reloaded");
-        if !needs_restart.is_empty() {
-            tracing::warn!(keys = ?needs_restart, "these keys change only with a restart");
+    fn remember(&mut self, told: Vec<Told>, answer: Option<Answer>) {
+        let drafts = told.into_iter().map(draft).collect();
+        let commit = self.overview.journal.commit(self.in_force.memory(), drafts);
+        self.remembered_at = Instant::now();
+        self.announcer.announce(commit, answer);
+    }
+
+    fn show_progress(&self, now: SystemTime) {
+        let rollouts = self.in_force.states().clone();
+        let frozen = rollouts.keys().map(|name| (name.clone(), self.in_force.is_frozen(name, now))).collect();
+        self.overview.progress.store(Arc::new(Progress { rollouts, frozen }));
+    }
+
+    // -- people
+
+    fn obey(&mut self, order: &Order, answer: Answer, now: SystemTime) {
+        match self.in_force.obey(order, now) {
+            Ok(told) => {
+                self.put_in_force(told, Some(answer));
+                self.pacer.follow(self.in_force.ended_holds());
+            }
+            Err(refused) => {
+                tracing::info!(scope = %order.scope, what = order.command.verb(), by = order.by.name, "refused: {refused}");
+                let _whoever_asked_may_have_left = answer.send(Err(refused));
+            }
         }
-        self.note(|reload| Reload {
-            successful: true,
-            succeeded_at: SystemTime::now(),
-            error: None,
-            needs_restart,
-            ..reload
+    }
+
+    /// The backend that a switch would turn to and that has to be looked at first; `None` for all other orders, and for
+    /// switches that would be refused anyway.
+    fn target_of(&self, order: &Order) -> Option<usize> {
+        let Command::Switch { back, gate: Gate::Passed } = order.command else { return None };
+        let Scope::Rollout(name) = &order.scope else { return None };
+        self.in_force.would_obey(order, SystemTime::now()).ok()?;
+        let snapshot = self.published.load();
+        let rollout = snapshot.rollout(name)?;
+        let colors = rollout.state.colors;
+        let side = if back || colors.active != colors.old { Side::Old } else { Side::New };
+        Some(rollout.backend(side))
+    }
+
+    /// Looks at the target aside; what was found comes back as an event.
+    fn look_at(&self, target: usize, order: Box<Order>, answer: Answer) {
+        let (snapshot, errands, events) = (self.published.load_full(), self.errands.clone(), self.events.clone());
+        tokio::spawn(async move {
+            let found = gate::look(&snapshot.backends[target], &errands).await;
+            let _the_process_may_be_ending = events.send(Event::Looked(order, answer, found.map(|_warmed| ()))).await;
         });
     }
 
-    /// Keeps what is in force and says why, once for each text.
-    fn refuse(&mut self, text: Vec<u8>, error: &config::ConfigError, asked: bool) {
-        self.on_probation = None;
-        let refused = Some((text, error.to_string()));
-        if !asked && self.refused == refused {
-            return;
+    // -- files
+
+    fn read(&mut self, reading: Reading, answers: Vec<oneshot::Sender<Reloaded>>, now: SystemTime) {
+        let reloaded = match reading {
+            Reading::Good(config) => self.take(*config, now),
+            Reading::Bad(error) => self.refuse(&error),
+            Reading::Same => self.note_unchanged(),
+            Reading::MoreRollback(config) => {
+                let told = self.in_force.roll_back_like(&config, now);
+                self.put_in_force(told, None);
+                Ok(self.in_force.config().hash.clone())
+            }
+        };
+        for answer in answers {
+            let _whoever_asked_may_have_left = answer.send(reloaded.clone());
         }
+    }
+
+    fn take(&mut self, config: Config, now: SystemTime) -> Reloaded {
+        let (told, needs_restart) = self.in_force.take(config, now);
+        self.publish();
+        self.remember(told, None);
+        let hash = self.in_force.config().hash.clone();
+        tracing::info!(hash, "config reloaded");
+        if !needs_restart.is_empty() {
+            tracing::warn!(keys = ?needs_restart, "these keys change only with a restart");
+        }
+        self.note(|reload| Reload { successful: true, succeeded_at: now, error: None, needs_restart, ..reload });
+        Ok(hash)
+    }
+
+    fn refuse(&self, error: &ConfigError) -> Reloaded {
+        let error = error.to_string();
         tracing::error!("config refused; the old one stays in force\n{error}");
-        self.refused = refused;
-        let error = Some(error.to_string());
-        self.note(|reload| Reload { successful: false, error, ..reload });
+        self.note(|reload| Reload { successful: false, error: Some(error.clone()), ..reload });
+        Err(error)
     }
 
     /// The file says again what is in force.
-    fn note_unchanged(&mut self) {
-        if !self.overview.reload.load().successful {
-            tracing::info!("the config file says again what is in force");
-            self.note(|reload| Reload { successful: true, succeeded_at: SystemTime::now(), error: None, ..reload });
-        }
+    fn note_unchanged(&self) -> Reloaded {
+        tracing::info!("the config file says again what is in force");
+        self.note(|reload| Reload { successful: true, succeeded_at: SystemTime::now(), error: None, ..reload });
+        Ok(self.in_force.config().hash.clone())
     }
 
     fn note(&self, change: impl FnOnce(Reload) -> Reload) {
@@ -286,75 +245,87 @@ impl Controller {
         self.overview.reload.store(Arc::new(Reload { attempts, ..change(before) }));
     }
 
-    fn publish(&mut self) {
-        let snapshot = self.in_force.snapshot(&self.overview.registry, SystemTime::now());
-        self.published.store(Arc::new(snapshot));
-    }
-}
+    // -- the clock
 
-/// Waits until a burst of events is over, or has lasted long enough. Tells whether any of them asked for a reload.
-async fn gather(mut asked: bool, events: &mut mpsc::Receiver<Event>) -> bool {
-    let end = Instant::now() + NO_LATER_THAN;
-    while let Ok(Some(event)) = timeout_at(end.min(Instant::now() + QUIET), events.recv()).await {
-        asked |= event == Event::ReloadAsked;
-    }
-    asked
-}
-
-/// The file's text (empty if it cannot be read) and what it says.
-fn read(path: &Path) -> (Vec<u8>, Result<Config, config::ConfigError>) {
-    match config::read(path) {
-        Ok(text) => {
-            let checked = config::parse(&text, path, &environment);
-            (text, checked)
+    fn tick(&mut self) {
+        let now = Clocks::now();
+        let passed = self.clock.look(now);
+        if let Some(seconds) = passed.jumped {
+            tracing::warn!(seconds, "the wall clock jumped; deadlines wait until it has been steady for a minute");
         }
-        Err(error) => (Vec::new(), Err(error)),
+        let answered = self.count_answered();
+        let before = self.in_force.memory();
+        let told = self.in_force.tick(passed, |name| answered.get(name).copied().unwrap_or(0), now.wall);
+        if !told.is_empty() {
+            return self.put_in_force(told, None);
+        }
+        self.show_progress(now.wall);
+        if self.in_force.memory() != before && self.remembered_at.elapsed() >= REMEMBER_EVERY {
+            self.remember(Vec::new(), None);
+        }
+    }
+
+    /// Requests that NEW of each rollout answered since the last call.
+    fn count_answered(&mut self) -> HashMap<String, u64> {
+        let count = |name: &String| self.overview.registry.rollout(name).side(Side::New).total();
+        let totals: HashMap<String, u64> =
+            self.in_force.config().rollouts.keys().map(|name| (name.clone(), count(name))).collect();
+        let since = |(name, total): (&String, &u64)| {
+            let before = self.answered.get(name).copied().unwrap_or(*total);
+            (name.clone(), total - before)
+        };
+        let answered = totals.iter().map(since).collect();
+        self.answered = totals;
+        answered
+    }
+
+    // -- where requests wait
+
+    /// Lets the next ones of those go that waited for a hold that has ended.
+    fn let_go(&mut self) {
+        let emptied = self.pacer.release();
+        if !emptied.is_empty() {
+            emptied.iter().for_each(|scope| self.in_force.forget_queue(scope));
+            self.publish();
+        }
     }
 }
 
-fn asks_for_more_rollback(next: &Config, current: &Config) -> bool {
-    let newly = |name: &String| {
-        let asks = |config: &Config| {
-            let own = config.rollouts.get(name).and_then(|rollout| rollout.rollback);
-            config.rollback == Some(true) || own == Some(true)
-        };
-        asks(next) && !asks(current)
+fn steady(period: Duration) -> tokio::time::Interval {
+    let mut interval = interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// `order` with what the look at its target found.
+fn looked(order: Order, found: Result<(), String>) -> Order {
+    let gate = found.map_or_else(Gate::Failed, |()| Gate::Passed);
+    let command = match order.command {
+        Command::Switch { back, .. } => Command::Switch { back, gate },
+        other => other,
     };
-    next.rollouts.keys().any(newly)
+    Order { command, ..order }
 }
 
-fn needs_restart(next: &Config, current: &Config) -> Vec<&'static str> {
-    let changed = [
-        ("listeners", next.listeners != current.listeners),
-        ("admin", next.admin != current.admin),
-        ("workers", next.workers != current.workers),
-        ("state_dir", next.state_dir != current.state_dir),
-        ("access_log", next.access_log != current.access_log),
-    ];
-    changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+fn started() -> Told {
+    let change = Change {
+        what: "start",
+        before: String::new(),
+        after: format!("tidegate {}", env!("CARGO_PKG_VERSION")),
+        by: Actor::new(Source::Process, "tidegate"),
+        reason: String::new(),
+        forced: false,
+    };
+    Told { scope: Scope::Everything.to_string(), change }
 }
 
-/// What changed for users, in one line.
-fn changes(before: &Config, after: &Config) -> String {
-    let rollback =
-        |config: &Config, name: &str| config.rollback == Some(true) || config.rollouts[name].rollback == Some(true);
-    let mut told = Vec::new();
-    for (name, next) in &after.rollouts {
-        let Some(last) = before.rollouts.get(name) else {
-            told.push(format!("{name}: new at {}", next.configured()));
-            continue;
-        };
-        if last.configured() != next.configured() {
-            told.push(format!("{name}: {} -> {}", last.configured(), next.configured()));
-        }
-        match (rollback(before, name), rollback(after, name)) {
-            (false, true) => told.push(format!("{name}: rolled back")),
-            (true, false) => told.push(format!("{name}: rollback lifted")),
-            _ => {}
-        }
-    }
-    told.extend(
-        before.rollouts.keys().filter(|name| !after.rollouts.contains_key(*name)).map(|n| format!("{n}: gone")),
-    );
-    if told.is_empty() { "no percent or rollback".to_owned() } else { told.join(", ") }
+fn draft(told: Told) -> Draft {
+    let Told { scope, change } = told;
+    let Change { what, before, after, by, reason, forced } = change;
+    tracing::info!(scope, by = by.name, source = by.source.as_str(), reason, "{what}: {before} -> {after}");
+    let who = Who { kind: by.source.as_str().to_owned(), name: by.name };
+    Draft { at: SystemTime::now(), who, scope, what: what.to_owned(), before, after, reason, forced }
 }
+
+/// What the controller remembers by.
+pub type Memories = Journal<Memory>;

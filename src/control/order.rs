@@ -1,13 +1,16 @@
 //! What operators ask for, on its way to the controller, and what comes back.
 
-use std::fmt;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::controller::Event;
-use super::journal::{Durability, Entry};
+use super::files::{Nudge, Reloaded};
+use super::journal::Durability;
+use super::journal::audit::Entry;
 use crate::policy::actor::Actor;
 use crate::policy::rollout::{Command, Refusal};
+pub use crate::snapshot::Scope;
 
 /// Something that an operator wants.
 #[derive(Clone, Debug)]
@@ -24,32 +27,11 @@ pub struct Order {
     pub if_match: Option<Vec<String>>,
 }
 
-/// What an order is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Every rollout, or all requests.
-    Everything,
-    /// A rollout, by name.
-    Rollout(String),
-    /// A route, by name.
-    Route(String),
-}
-
-impl fmt::Display for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Everything => f.write_str("*"),
-            Self::Rollout(name) => f.write_str(name),
-            Self::Route(name) => write!(f, "route:{name}"),
-        }
-    }
-}
-
 /// An order that was carried out: it is in force.
 #[derive(Clone, Debug)]
 pub struct Done {
     /// What it changed; empty if it was so already.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<Arc<Entry>>,
     /// Whether it would survive a restart.
     pub durability: Durability,
 }
@@ -85,18 +67,25 @@ pub enum Refused {
     Ending,
 }
 
-/// How an attempt to read the config ended.
-pub type Reloaded = Result<String, String>;
+/// Tells whether a rollout is still what somebody looked at: its version, and the config.
+#[must_use]
+pub fn tag(version: u64, config_hash: &str) -> String {
+    let config = config_hash.get(..8).unwrap_or(config_hash);
+    format!("\"{version}-{config}\"")
+}
 
-/// The way to the controller.
+/// The way to the controller, and to those who read files for it.
 #[derive(Clone, Debug)]
-pub struct Desk(mpsc::Sender<Event>);
+pub struct Desk {
+    events: mpsc::Sender<Event>,
+    nudges: mpsc::Sender<Nudge>,
+}
 
 impl Desk {
-    /// A desk whose orders go into `events`.
+    /// A desk whose orders go into `events`, and whose reloads go into `nudges`.
     #[must_use]
-    pub fn new(events: mpsc::Sender<Event>) -> Self {
-        Self(events)
+    pub fn new(events: mpsc::Sender<Event>, nudges: mpsc::Sender<Nudge>) -> Self {
+        Self { events, nudges }
     }
 
     /// Has `order` carried out. When this returns, it is in force, and durable as far as [`Done`] says.
@@ -105,7 +94,7 @@ impl Desk {
     /// When it is refused: nothing has changed then.
     pub async fn ask(&self, order: Order) -> Result<Done, Refused> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Event::Asked(Box::new(order), answer)).await.map_err(|_| Refused::Ending)?;
+        self.events.send(Event::Asked(Box::new(order), answer)).await.map_err(|_| Refused::Ending)?;
         answered.await.unwrap_or(Err(Refused::Ending))
     }
 
@@ -113,9 +102,9 @@ impl Desk {
     ///
     /// # Errors
     /// When the process is ending.
-    pub async fn reload(&self, by: Actor) -> Result<Reloaded, Refused> {
+    pub async fn reload(&self) -> Result<Reloaded, Refused> {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Event::ReloadAsked(Some((by, answer)))).await.map_err(|_| Refused::Ending)?;
+        self.nudges.send(Nudge::Reload(Some(answer))).await.map_err(|_| Refused::Ending)?;
         answered.await.map_err(|_| Refused::Ending)
     }
 }

@@ -1,15 +1,20 @@
 //! What the admin side may read: what is in force, what happened, and how the last reload went.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
+use super::controller::Memories;
+use super::journal::audit::Entry;
+use super::order::Desk;
 use crate::metrics::Registry;
 use crate::metrics::window::{Recent, Window};
 use crate::policy::decision::Side;
+use crate::policy::rollout::State;
 use crate::proxy::worker::Ending;
 use crate::snapshot::Snapshot;
 
@@ -22,6 +27,16 @@ pub struct Overview {
     pub registry: Arc<Registry>,
     /// How the last attempt to read the config went.
     pub reload: ArcSwap<Reload>,
+    /// How far steps and drains have got, second by second.
+    pub progress: ArcSwap<Progress>,
+    /// What is remembered, and who changed what.
+    pub journal: Memories,
+    /// Where every change is announced.
+    pub changes: broadcast::Sender<Arc<Entry>>,
+    /// Where orders are taken.
+    pub desk: Desk,
+    /// Why what was remembered could not be believed at the start, if it could not.
+    pub lost: Option<String>,
     /// How far the process is on its way out.
     pub ending: watch::Receiver<Ending>,
     /// Whether `/readyz` says no because the process is about to drain.
@@ -35,6 +50,41 @@ pub struct Overview {
     /// The last minute.
     window: Mutex<Window>,
 }
+
+/// What moves on without being a change: how long steps were held, how long drains have.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// The states of rollouts, by name.
+    pub rollouts: BTreeMap<String, State>,
+    /// Whether their schedules say that nothing may be raised now.
+    pub frozen: BTreeMap<String, bool>,
+}
+
+/// What the overview is made of, beside what it finds out by itself.
+#[derive(Debug)]
+pub struct Sources {
+    /// What is in force.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// What happened.
+    pub registry: Arc<Registry>,
+    /// What is remembered.
+    pub journal: Memories,
+    /// Where orders are taken.
+    pub desk: Desk,
+    /// Why what was remembered could not be believed at the start, if it could not.
+    pub lost: Option<String>,
+    /// How far the process is on its way out.
+    pub ending: watch::Receiver<Ending>,
+    /// Whether `/readyz` says no because the process is about to drain.
+    pub leaving: watch::Receiver<bool>,
+    /// The config file.
+    pub config_path: PathBuf,
+    /// Where the `ROLLBACK` file is looked for.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// How many changes a listener may be behind before it loses some.
+const CHANGES_KEPT: usize = 256;
 
 /// How the last attempt to read the config went.
 #[derive(Clone, Debug)]
@@ -52,23 +102,22 @@ pub struct Reload {
 }
 
 impl Overview {
-    /// A view over `snapshot` and `registry`, just after the first config was taken.
+    /// A view over `sources`, just after the first config was taken.
     #[must_use]
-    pub fn new(
-        snapshot: Arc<ArcSwap<Snapshot>>,
-        registry: Arc<Registry>,
-        ending: watch::Receiver<Ending>,
-        leaving: watch::Receiver<bool>,
-        config_path: PathBuf,
-        state_dir: Option<PathBuf>,
-    ) -> Self {
+    pub fn new(sources: Sources) -> Self {
         let now = SystemTime::now();
         let reload =
             Reload { attempts: 1, successful: true, succeeded_at: now, error: None, needs_restart: Vec::new() };
+        let Sources { snapshot, registry, journal, desk, lost, ending, leaving, config_path, state_dir } = sources;
         Self {
             snapshot,
             registry,
             reload: ArcSwap::from_pointee(reload),
+            progress: ArcSwap::default(),
+            journal,
+            changes: broadcast::channel(CHANGES_KEPT).0,
+            desk,
+            lost,
             ending,
             leaving,
             started_at: now,

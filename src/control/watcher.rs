@@ -14,7 +14,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
 
-use super::controller::Event;
+use super::files::Nudge;
 
 /// Watches folders for as long as it lives.
 #[derive(Debug)]
@@ -25,13 +25,13 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Watches `folders` for what happens to files of these `names`, or to links and folders, and sends [`Event::FilesChanged`]. Where the system has no events left, the poll has to do.
+    /// Watches `folders` for what happens to files of these `names`, or to links and folders, and sends [`Nudge::Changed`]. Where the system has no events left, the poll has to do.
     #[must_use]
-    pub fn new(folders: Vec<PathBuf>, names: Vec<OsString>, events: mpsc::Sender<Event>) -> Self {
+    pub fn new(folders: Vec<PathBuf>, names: Vec<OsString>, events: mpsc::Sender<Nudge>) -> Self {
         let handler = move |event: notify::Result<notify::Event>| {
             if event.map_or(true, |event| may_be_a_change(event.kind) && concerns(&event, &names)) {
                 // A full queue holds one already that will make the controller look.
-                let _one_is_waiting = events.try_send(Event::FilesChanged);
+                let _one_is_waiting = events.try_send(Nudge::Changed);
             }
         };
         let notify = notify::recommended_watcher(handler)

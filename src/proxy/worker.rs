@@ -65,6 +65,9 @@ pub struct Arrival {
     pub peer: SocketAddr,
 }
 
+/// x
+pub type Errands = mpsc::UnboundedSender<Arrival>;
+
 /// The outside of a worker: hand it connections, then wait for it.
 #[derive(Debug)]
 pub struct Handle {

@@ -1,0 +1,56 @@
+//! Tells what has changed, once it is durable: whoever asked for it gets an answer, whoever listens gets the entries.
+//!
+//! In the order of the changes, and without making the controller wait for a disk.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::journal::audit::Entry;
+use super::journal::{Commit, Durability};
+use super::order::{Done, Refused};
+
+/// Where an answer to an operator goes.
+pub type Answer = oneshot::Sender<Result<Done, Refused>>;
+
+/// How long a change waits for its disk before it is announced as not durable. It is in force all the while.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Announces one commit after the other.
+#[derive(Debug)]
+pub struct Announcer(mpsc::UnboundedSender<(Commit, Option<Answer>)>);
+
+impl Announcer {
+    /// Starts announcing to all who listen to `changes`.
+    #[must_use]
+    pub fn start(changes: broadcast::Sender<Arc<Entry>>) -> Self {
+        let (sender, mut commits) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some((commit, answer)) = commits.recv().await {
+                announce(commit, answer, &changes).await;
+            }
+        });
+        Self(sender)
+    }
+
+    /// Announces `commit` when it is durable, and answers whoever asked for it.
+    pub fn announce(&self, commit: Commit, answer: Option<Answer>) {
+        let _the_task_ends_with_the_runtime = self.0.send((commit, answer));
+    }
+}
+
+async fn announce(commit: Commit, answer: Option<Answer>, changes: &broadcast::Sender<Arc<Entry>>) {
+    let entries = commit.entries.clone();
+    let durability = timeout(PATIENCE, commit.outcome()).await.unwrap_or_else(|_| Durability::NotDurable {
+        since: SystemTime::now(),
+        why: "the disk has not answered for 2 s".to_owned(),
+    });
+    for entry in &entries {
+        let _nobody_may_be_listening = changes.send(Arc::clone(entry));
+    }
+    if let Some(answer) = answer {
+        let _whoever_asked_may_have_left = answer.send(Ok(Done { entries, durability }));
+    }
+}
