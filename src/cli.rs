@@ -5,6 +5,7 @@
 
 mod admin_client;
 mod answer;
+mod audit;
 mod change;
 mod check;
 mod demo;
@@ -34,7 +35,8 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use admin_client::AdminUrl;
+use admin_client::AdminUrl;
+pub use audit::AuditArgs;
 pub use check::CheckArgs;
 pub use explain::ExplainArgs;
 pub use healthcheck::HealthcheckArgs;
@@ -97,6 +99,8 @@ enum Verb {
     Maintenance(MaintenanceArgs),
     /// Make requests wait, or let them go on
     Hold(HoldArgs),
+    /// Tell who did what, when and why; check that the record is whole
+    Audit(AuditArgs),
     /// Read the config again, now
     Reload(ReloadArgs),
     /// Exit 0 if the process is ready for traffic, 1 if not
@@ -144,6 +148,7 @@ pub fn main() -> ExitCode {
         Verb::Switch(args) => switch::run(&args),
         Verb::Maintenance(args) => maintenance::run(&args),
         Verb::Hold(args) => hold::run(&args),
+        Verb::Audit(args) => audit::run(&args),
         Verb::Reload(args) => reload::run(&args),
         Verb::Healthcheck(args) => healthcheck::run(&args),
         Verb::Demo(args) => demo::run(&args),

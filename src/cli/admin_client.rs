@@ -45,7 +45,7 @@ const DEFAULT_URL: &str = "http://127.0.0.1:9901";
 
 /// Which instance is asked.
 #[derive(Clone, Debug, Args)]
-pub struct AdminArgs {
+pub(super) struct AdminArgs {
     /// Which instance: http://HOST:PORT or unix:/PATH
     #[arg(long, env = INSTANCE, hide_env_values = true, value_name = "URL", default_value = DEFAULT_URL)]
     pub admin: AdminUrl,
@@ -53,7 +53,7 @@ pub struct AdminArgs {
 
 /// Which instance is asked, and as whom.
 #[derive(Clone, Debug, Args)]
-pub struct ClientArgs {
+pub(super) struct ClientArgs {
     #[command(flatten)]
     pub(super) admin: AdminArgs,
     /// A file with the admin token, if one is needed [or the variable TIDEGATE_ADMIN_TOKEN]
@@ -109,7 +109,7 @@ fn bearer(token: &str) -> anyhow::Result<HeaderValue> {
 
 /// Where an admin side listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AdminUrl {
+pub(super) enum AdminUrl {
     /// `http://HOST[:PORT]`
     Tcp(Authority),
     /// `unix:/PATH`
@@ -119,7 +119,7 @@ pub enum AdminUrl {
 /// Not the address of an admin side.
 #[derive(Debug, thiserror::Error)]
 #[error("expected http://HOST:PORT or unix:/PATH")]
-pub struct InvalidAdminUrl;
+pub(super) struct InvalidAdminUrl;
 
 impl FromStr for AdminUrl {
     type Err = InvalidAdminUrl;
@@ -150,7 +150,7 @@ impl fmt::Display for AdminUrl {
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(super) enum ClientError {
     /// Nobody listens, or nobody may be asked.
     #[error(
         "cannot reach tidegate at {url}: {why}; is it running? Name another instance with --admin URL or TIDEGATE_ADMIN"
@@ -187,7 +187,7 @@ fn unknown(changes: bool) -> &'static str {
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub(super) struct Reply {
     /// Its status code.
     pub status: StatusCode,
     /// Its body.

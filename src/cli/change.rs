@@ -15,7 +15,7 @@ use super::scope::Scope;
 
 /// Arguments of every verb that changes something.
 #[derive(Clone, Debug, Args)]
-pub struct ChangeArgs {
+pub(super) struct ChangeArgs {
     /// Why; it stands in the audit log
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,

@@ -8,7 +8,7 @@ use super::scope::Scope;
 
 /// To what it applies, and whether it begins or ends.
 #[derive(Clone, Debug, Args)]
-pub struct StandingArgs {
+pub(super) struct StandingArgs {
     /// The rollout; not needed if there is only one
     #[arg(value_name = "NAME", conflicts_with_all = ["all", "route"])]
     pub rollout: Option<String>,
