@@ -35,7 +35,6 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use admin_client::AdminUrl;
 pub use audit::AuditArgs;
 pub use check::CheckArgs;
 pub use explain::ExplainArgs;

@@ -41,7 +41,7 @@ const INSTANCE: &str = "TIDEGATE_ADMIN";
 /// The variable with the token. Not an argument: every user of a machine can read those.
 const TOKEN: &str = "TIDEGATE_ADMIN_TOKEN";
 /// The instance if nobody names one.
-const DEFAULT_URL: &str = "http://127.0.0.1:9901";
+pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:9901";
 
 /// Which instance is asked.
 #[derive(Clone, Debug, Args)]
