@@ -11,7 +11,7 @@ mod problem;
 mod server;
 pub mod status;
 
-#[cfg(any())]
+#[cfg(test)]
 mod tests;
 
 pub use listener::{Listener, bind};

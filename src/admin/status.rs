@@ -13,8 +13,7 @@ use crate::control::overview::{Overview, Reload};
 use crate::metrics::window::Recent;
 use crate::policy::decision::Side;
 use crate::proxy::worker::Ending;
-use crate::policy::latch::{Door, Latch};
-use crate::snapshot::{Rollout, Snapshot};
+use crate::snapshot::{Latch, LatchSource, Rollout, Snapshot};
 
 /// tidegate's version.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -261,14 +260,14 @@ pub fn of_rollout(overview: &Overview, snapshot: &Snapshot, rollout: &Rollout, n
     RolloutStatus {
         name: rollout.name.clone(),
         percent: PercentStatus {
-            configured: rollout.configured().as_f64(),
+            configured: rollout.configured.as_f64(),
             overridden: None,
             effective: rollout.effective().as_f64(),
             observed: observed(&recent, over_seconds),
         },
         rollback: RollbackStatus {
             active: rollout.split.rollback,
-            latches: rollout.state.latches.iter().map(|latch| latch_status(overview, &rollout.name, latch)).collect(),
+            latches: rollout.latches.iter().map(|latch| latch_status(overview, &rollout.name, latch)).collect(),
         },
         sides: Sides { old: of(Side::Old), new: of(Side::New) },
     }
@@ -303,24 +302,29 @@ fn latency(recent: &Recent) -> Option<Latency> {
 }
 
 fn latch_status(overview: &Overview, rollout: &str, latch: &Latch) -> LatchStatus {
+    let source = latch.source.as_str().to_owned();
+    let door = match latch.source {
+        LatchSource::Config => "config",
+        LatchSource::ConfigRollout => "config-rollout",
+        LatchSource::FlagFile => "flag-file",
+    };
     LatchStatus {
-        id: latch.id.clone(),
-        by: latch.by.name.clone(),
-        source: latch.door.source().to_owned(),
+        id: format!("{rollout}-{door}"),
+        by: source.clone(),
+        source,
         at: rfc3339(latch.at),
-        reason: latch.reason.clone(),
-        undo: undo(latch.door, rollout, &overview.config_path, overview.state_dir.as_deref()),
+        reason: latch.source.reason().to_owned(),
+        undo: undo(latch.source, rollout, &overview.config_path, overview.state_dir.as_deref()),
     }
 }
 
 /// What a person has to do to lift a latch.
-fn undo(door: Door, rollout: &str, config: &Path, state_dir: Option<&Path>) -> String {
+fn undo(source: LatchSource, rollout: &str, config: &Path, state_dir: Option<&Path>) -> String {
     let config = config.display();
-    match door {
-        Door::Config => format!("set `rollback: false` at the top of {config}"),
-        Door::ConfigRollout => format!("set `rollback: false` for rollout {rollout} in {config}"),
-        Door::FlagFile => format!("rm {}", state_dir.unwrap_or(Path::new("")).join("ROLLBACK").display()),
-        _ => format!("tidegate resume {rollout}"),
+    match source {
+        LatchSource::Config => format!("set `rollback: false` at the top of {config}"),
+        LatchSource::ConfigRollout => format!("set `rollback: false` for rollout {rollout} in {config}"),
+        LatchSource::FlagFile => format!("rm {}", state_dir.unwrap_or(Path::new("")).join("ROLLBACK").display()),
     }
 }
 
