@@ -10,7 +10,7 @@ use tidegate::metrics::Registry;
 use tidegate::policy::decision::decide;
 use tidegate::proxy::route;
 use tidegate::proxy::subject::{Head, RolloutSubject};
-use tidegate::snapshot::Snapshot;
+use tidegate::snapshot::{Overlay, Snapshot};
 
 const CONFIG: &str = "
 listen: 127.0.0.1:8080
@@ -26,7 +26,7 @@ routes:
 #[test]
 fn finding_a_route_and_a_side_allocates_nothing() {
     let config = config::parse(CONFIG.as_bytes(), Path::new("tidegate.yaml"), &|_| None).unwrap();
-    let snapshot = Snapshot::build(&config, 1, SystemTime::now(), &Registry::new(1), |_| Vec::new());
+    let snapshot = Snapshot::build(&config, 1, SystemTime::now(), &Registry::new(1), &Overlay::default());
     let (method, uri) = (Method::GET, Uri::from_static("/pay/7?user=9"));
     for user in ["7", "vip", "3f2504e0-4f89-11d3-9a0c-0305e82c3301", ""] {
         let mut headers = HeaderMap::new();

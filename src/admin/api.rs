@@ -74,7 +74,7 @@ fn exposition(sources: &Sources) -> String {
     let reload = overview.reload.load();
     let rollouts = snapshot.rollouts.iter().map(|rollout| RolloutGauges {
         name: &rollout.name,
-        configured: rollout.configured,
+        configured: rollout.configured(),
         effective: rollout.effective(),
         rolled_back: rollout.split.rollback,
     });

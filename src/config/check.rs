@@ -1,11 +1,15 @@
 //! From what was written to what is true. Each section has its own conversion; each notes all that is wrong with it and
 //! gives nothing then, so that one run tells everything and a config with any fault is never used.
 
+mod admin;
 mod backends;
+mod maintenance;
 mod rollouts;
 mod routes;
 mod rules;
+mod schedule;
 mod server;
+mod strategy;
 
 use std::path::Path;
 
@@ -35,34 +39,25 @@ impl Checker<'_> {
         let workers = self.faults.take(&root.key("workers"), value::workers(&raw.workers));
         let state_dir = self.optional_path(&root.key("state_dir"), raw.state_dir.as_deref());
         let trusted_proxies = self.networks(&root.key("trusted_proxies"), &raw.trusted_proxies);
+        let maintenance = self.maintenance(&raw.maintenance);
+        let hold = self.hold(&raw.hold);
         let shutdown = self.shutdown(&raw.shutdown);
         let timeouts = self.client_timeouts(&raw.timeouts);
         let limits = self.limits(&raw.limits);
         let access_log = self.access_log(raw.access_log.as_deref());
         let written = self.written_rollouts(raw);
-        let backends = self.backends(&raw.backends, &written);
+        let backends = self.backends(&raw.backends, &written, &listeners);
         let rollouts = self.rollouts(&written, &backends.names);
         let routes = self.routes(raw, &written, &backends.names);
         Some(Config {
             listeners,
-            admin: super::Admin { address: admin?, tokens: Vec::new(), allowed_hosts: Vec::new() },
+            admin: admin?,
             workers: workers?,
             state_dir,
             trusted_proxies,
             rollback: raw.rollback,
-            maintenance: super::MaintenanceDefaults {
-                message: None,
-                retry_after: std::time::Duration::from_secs(60),
-                pages: super::Pages::default(),
-                health_paths: Vec::new(),
-                bypass: super::Bypass::default(),
-            },
-            hold: super::HoldLimits {
-                max_wait: std::time::Duration::from_secs(10),
-                max_requests: 1000,
-                max_bytes: 64 << 20,
-                release_rate: 200,
-            },
+            maintenance: maintenance?,
+            hold: hold?,
             shutdown: shutdown?,
             timeouts: timeouts?,
             limits: limits?,
@@ -70,6 +65,7 @@ impl Checker<'_> {
             backends: backends.checked,
             rollouts,
             routes,
+            written: std::sync::Arc::default(),
             hash,
         })
     }

@@ -144,6 +144,21 @@ fn unquoted() -> Error {
     Error::new(Complaint::new("this is not a text").allowed("a text").help("put it in quotes"))
 }
 
+/// Other languages have more words for it; which of the two is meant is plain then.
+fn not_a_flag(value: &Value) -> Complaint {
+    let complaint = Complaint::new("this is the wrong kind of value").allowed("true or false");
+    let word = match value {
+        Value::String(text) => text.to_ascii_lowercase(),
+        Value::Integer(number) => number.to_string(),
+        _ => return complaint,
+    };
+    match word.as_str() {
+        "yes" | "y" | "on" | "1" | "true" => complaint.help("write `true`"),
+        "no" | "n" | "off" | "0" | "false" => complaint.help("write `false`"),
+        _ => complaint,
+    }
+}
+
 impl<'de> de::Deserializer<'de> for Reader<'_> {
     type Error = Error;
 
@@ -166,7 +181,7 @@ impl<'de> de::Deserializer<'de> for Reader<'_> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match self.value()? {
             Value::Bool(value) => visitor.visit_bool(value),
-            _ => Err(wrong_kind("true or false")),
+            value => Err(Error::new(not_a_flag(&value))),
         }
     }
 

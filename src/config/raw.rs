@@ -1,12 +1,16 @@
 //! The configuration as it is written. These types read the file and make the schema, so their comments are what users
 //! read; what a value means, and whether it makes sense, is for `check` to say.
 
-use std::collections::BTreeMap;
-use std::fmt;
+mod scalar;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserializer, SeqAccess, Visitor};
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub(super) use self::scalar::{
+    Amount, Count, Duration, HeaderValue, Key, OneOrMany, Percent, Scalar, Size, StepHold, Workers,
+};
 
 /// The configuration of tidegate, a progressive traffic router.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -32,6 +36,10 @@ pub(super) struct Raw {
     /// that has vanished lifts nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rollback: Option<bool>,
+    /// What those are told whom maintenance turns away, and who passes all the same.
+    pub(super) maintenance: Maintenance,
+    /// How much may wait while a hold lasts.
+    pub(super) hold: Hold,
     /// How the process ends after TERM or INT.
     pub(super) shutdown: Shutdown,
     /// How long a client may take.
@@ -68,13 +76,106 @@ pub(super) struct Listener {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Admin {
-    /// A loopback address, or `unix:` and the path of a socket.
+    /// An address, or `unix:` and the path of a socket. What is no loopback address needs a `token_file`.
     pub(super) address: String,
+    /// A file with the tokens of those who may use the admin side, one a line: `NAME: TOKEN`, or a TOKEN alone, which is
+    /// then named `token`. Blank lines and lines that begin with # are skipped. A token has at least 16 characters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_file: Option<String>,
+    /// Names of hosts, without a port, under which the admin side may be asked besides those of the loopback.
+    pub(super) allowed_hosts: Vec<String>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: "127.0.0.1:9901".to_owned() }
+        Self { address: "127.0.0.1:9901".to_owned(), token_file: None, allowed_hosts: Vec::new() }
+    }
+}
+
+/// What those are told whom maintenance turns away, and who passes all the same. It is turned on over the admin API, where
+/// the message and the time can be given too.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Maintenance {
+    /// What people read: plain text. Without it they read that the service is in maintenance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) message: Option<String>,
+    /// When clients should come back, in the header `retry-after`; at least `1s`.
+    pub(super) retry_after: Duration,
+    /// Answers of your own.
+    pub(super) pages: Pages,
+    /// Exact paths that a balancer asks for: tidegate answers them with 200 itself meanwhile, so that it stays in service.
+    pub(super) health_paths: Vec<String>,
+    /// Who is served all the same.
+    pub(super) bypass: Bypass,
+}
+
+impl Default for Maintenance {
+    fn default() -> Self {
+        Self {
+            message: None,
+            retry_after: Duration::new("60s"),
+            pages: Pages::default(),
+            health_paths: Vec::new(),
+            bypass: Bypass::default(),
+        }
+    }
+}
+
+/// Files with answers of your own, at most 256 KiB of UTF-8 each. Which one is sent depends on what the client accepts.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Pages {
+    /// For browsers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) html: Option<String>,
+    /// For programs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) json: Option<String>,
+    /// For all others.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) text: Option<String>,
+}
+
+/// Who is served during maintenance: clients from some networks, and those who send a token in a header or a cookie.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Bypass {
+    /// The name of the header in which the token stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) header: Option<String>,
+    /// The name of the cookie in which the token stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cookie: Option<String>,
+    /// A file with the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) token_file: Option<String>,
+    /// Networks whose clients need no token.
+    pub(super) networks: Vec<String>,
+}
+
+/// How much may wait while a hold lasts. What does not fit is turned away.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Hold {
+    /// How long each request waits at most.
+    pub(super) max_wait: Duration,
+    /// How many requests wait at once.
+    pub(super) max_requests: Count,
+    /// The size of all that they sent so far.
+    pub(super) max_bytes: Size,
+    /// How many of them go on in each second once the hold is over.
+    pub(super) release_rate: Count,
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self {
+            max_wait: Duration::new("10s"),
+            max_requests: Count::new(1000),
+            max_bytes: Size::new("64MiB"),
+            release_rate: Count::new(200),
+        }
     }
 }
 
@@ -139,9 +240,9 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_connections: Count(Scalar::Integer(10_000)),
+            max_connections: Count::new(10_000),
             max_header_size: Size::new("32KiB"),
-            max_header_fields: Count(Scalar::Integer(100)),
+            max_header_fields: Count::new(100),
             max_target: Size::new("8KiB"),
             max_body: None,
         }
@@ -158,6 +259,28 @@ pub(super) struct Backend {
     pub(super) endpoints: Option<Vec<String>>,
     /// How long the backend may take.
     pub(super) timeouts: BackendTimeouts,
+    /// How the backend is asked whether it is well before a switch leads to it. Without it, it only has to accept
+    /// connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) health: Option<Health>,
+}
+
+/// How a backend is asked whether it is well: it has to answer 2xx.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["path"]))]
+pub(super) struct Health {
+    /// The path to ask for, such as `/healthz`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) path: Option<String>,
+    /// How long the answer may take.
+    pub(super) timeout: Duration,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Self { path: None, timeout: Duration::new("1s") }
+    }
 }
 
 /// How long a backend may take.
@@ -188,7 +311,10 @@ impl Default for BackendTimeouts {
 /// A pair of backends and how requests are split between them.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["old", "new", "key"]))]
+#[schemars(extend("anyOf" = [
+    {"required": ["old", "new", "key"]},
+    {"required": ["strategy", "blue", "green", "active"]}
+]))]
 pub(super) struct Rollout {
     /// The version that is known to work: a backend's name or a URL.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -196,10 +322,25 @@ pub(super) struct Rollout {
     /// The version that is being rolled out: a backend's name or a URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) new: Option<String>,
-    /// The share of keys that NEW serves.
-    pub(super) percent: Percent,
+    /// The share of keys that NEW serves; 0 if neither this nor `steps` is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) percent: Option<Percent>,
+    /// A ramp, in place of `percent`: at most 100 steps, each above the one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) steps: Option<Vec<Step>>,
+    /// How people are moved.
+    pub(super) strategy: Strategy,
+    /// With `blue_green`, the backend of one colour: its name or a URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) blue: Option<String>,
+    /// With `blue_green`, the backend of the other colour: its name or a URL.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) green: Option<String>,
+    /// With `blue_green`, the colour that serves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) active: Option<Color>,
     /// What makes a request sticky: `header:NAME`, `cookie:NAME`, `query:NAME`, `path:N` (the Nth segment), `jwt:CLAIM`
-    /// or `client_ip`. Of several, the first that is present counts.
+    /// or `client_ip`. Of several, the first that is present counts. Not needed with `blue_green`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) key: Option<OneOrMany>,
     /// How a key becomes a bucket.
@@ -209,9 +350,14 @@ pub(super) struct Rollout {
     pub(super) salt: Option<String>,
     /// What happens to requests without a key.
     pub(super) on_missing: OnMissing,
+    /// When the rollout may be raised, and by when it has to be done.
+    pub(super) schedule: Schedule,
     /// This rollout's own flag: `true` sends it to OLD, `false` lifts what `true` did. Without it nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rollback: Option<bool>,
+    /// Ids of rollbacks that the file lifts, as status shows them: one, or several. Each lifts once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) acknowledge: Option<OneOrMany>,
     /// Keys that always go to one side; the first match wins.
     pub(super) rules: Vec<Rule>,
     /// How testers choose a side.
@@ -219,6 +365,56 @@ pub(super) struct Rollout {
     pub(super) force: Option<Force>,
     /// Whether clients are told their side in the response header `x-tidegate-side`.
     pub(super) expose_side: bool,
+}
+
+/// How people are moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Strategy {
+    /// A share at a time, by `percent` or by `steps`.
+    #[default]
+    Percent,
+    /// All at once, between two colours.
+    BlueGreen,
+}
+
+/// One of the two backends of a blue/green rollout.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Color {
+    /// The one that stands in `blue`.
+    Blue,
+    /// The one that stands in `green`.
+    Green,
+}
+
+/// One step of a ramp.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["percent"]))]
+pub(super) struct Step {
+    /// The share of keys that NEW serves meanwhile; above 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) percent: Option<Percent>,
+    /// How long it lasts at least. May be `0s`.
+    pub(super) hold: StepHold,
+    /// How many requests NEW has to have answered in it before it is over.
+    pub(super) min_requests: Amount,
+}
+
+/// When a rollout may be raised, and by when it has to be done. A window is written `Mon-Thu 09:00-16:00 Asia/Shanghai`:
+/// days (every day without them), times (the whole day without them; they may pass midnight) and a time zone.
+#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Schedule {
+    /// Windows in which it may be raised. Without any: always.
+    pub(super) allow: Vec<String>,
+    /// Windows in which it is not raised, even if `allow` covers them.
+    pub(super) freeze: Vec<String>,
+    /// Rolled back if it is not at 100 % by then: `2026-11-22T07:00:00+08:00` or `2026-11-22 07:00 Asia/Shanghai`. Not with
+    /// `blue_green`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) deadline: Option<String>,
 }
 
 /// How a key becomes a bucket.
@@ -294,6 +490,9 @@ pub(super) struct Force {
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Route {
+    /// What the route is called in status, and where it is put into maintenance; no two have the same name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<String>,
     /// What a request must look like; without it every request matches.
     #[serde(rename = "match")]
     pub(super) wanted: Match,
@@ -320,206 +519,4 @@ pub(super) struct Match {
     pub(super) method: Option<OneOrMany>,
     /// Headers by name, each with the value it must have, or null if it must only be there.
     pub(super) headers: BTreeMap<String, HeaderValue>,
-}
-
-/// A number, a boolean or a text, before it is known what it means.
-#[derive(Clone, Debug, Serialize)]
-#[serde(untagged)]
-pub(super) enum Scalar {
-    Integer(i128),
-    Float(f64),
-    Text(String),
-}
-
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor)
-    }
-}
-
-struct ScalarVisitor;
-
-impl Visitor<'_> for ScalarVisitor {
-    type Value = Scalar;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a number or a text")
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<Scalar, E> {
-        Ok(Scalar::Integer(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Scalar, E> {
-        Ok(Scalar::Float(value))
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Scalar, E> {
-        Ok(Scalar::Text(text.to_owned()))
-    }
-}
-
-/// Scalars that differ in meaning: each is a type of its own with a schema of its own.
-macro_rules! scalars {
-    ($($(#[doc = $doc:literal])+ $name:ident, $schema:tt;)+) => {$(
-        $(#[doc = $doc])+
-        #[derive(Clone, Debug, Deserialize, Serialize)]
-        #[serde(transparent)]
-        pub(super) struct $name(pub(super) Scalar);
-
-        impl JsonSchema for $name {
-            fn schema_name() -> std::borrow::Cow<'static, str> {
-                stringify!($name).into()
-            }
-
-            fn json_schema(_: &mut SchemaGenerator) -> Schema {
-                json_schema!($schema)
-            }
-        }
-    )+};
-}
-
-scalars! {
-    /// A whole number and its unit: `250ms`, `10s`, `30m` or `24h`.
-    Duration, {
-        "description": "A whole number and its unit, such as 250ms, 10s, 30m or 24h.",
-        "type": "string",
-        "pattern": "^[0-9]+(ms|s|m|h)$"
-    };
-    /// Bytes, or a whole number and its unit: `64KiB` (1024), `10MB` (1000).
-    Size, {
-        "description": "Bytes, or a whole number and its unit: 64KiB (times 1024) or 10MB (times 1000).",
-        "anyOf": [
-            {"type": "integer", "minimum": 0},
-            {"type": "string", "pattern": "^[0-9]+ ?(B|[kK]B|KiB|MB|MiB|GB|GiB)?$"}
-        ]
-    };
-    /// `5`, `12.5` or `5%`, from 0 to 100 with at most two decimals.
-    Percent, {
-        "description": "From 0 to 100 with at most two decimals: 5, 12.5 or \"5%\".",
-        "anyOf": [
-            {"type": "number", "minimum": 0, "maximum": 100},
-            {"type": "string", "pattern": "^[0-9]{1,3}([.][0-9]{1,2})? ?%?$"}
-        ]
-    };
-    /// A whole number above zero.
-    Count, {"description": "A whole number above zero.", "type": "integer", "minimum": 1};
-    /// A whole number above zero, or `auto`.
-    Workers, {
-        "description": "A whole number above zero, or auto.",
-        "anyOf": [{"type": "integer", "minimum": 1, "maximum": 1024}, {"const": "auto"}]
-    };
-    /// A key as it arrives in a request: a text or a whole number.
-    Key, {
-        "description": "A key as it arrives in a request: a text or a whole number.",
-        "type": ["string", "integer"]
-    };
-}
-
-impl Duration {
-    fn new(text: &str) -> Self {
-        Self(Scalar::Text(text.to_owned()))
-    }
-}
-
-impl Size {
-    fn new(text: &str) -> Self {
-        Self(Scalar::Text(text.to_owned()))
-    }
-}
-
-impl Default for Percent {
-    fn default() -> Self {
-        Self(Scalar::Integer(0))
-    }
-}
-
-impl Default for Workers {
-    fn default() -> Self {
-        Self(Scalar::Text("auto".to_owned()))
-    }
-}
-
-/// One text, or a list of them.
-#[derive(Debug, Serialize, JsonSchema)]
-#[serde(untagged)]
-pub(super) enum OneOrMany {
-    /// One.
-    One(String),
-    /// Several, in order.
-    Many(Vec<String>),
-}
-
-impl<'de> Deserialize<'de> for OneOrMany {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OneOrManyVisitor)
-    }
-}
-
-struct OneOrManyVisitor;
-
-impl<'de> Visitor<'de> for OneOrManyVisitor {
-    type Value = OneOrMany;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text or a list of texts")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
-        Ok(OneOrMany::One(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = list.next_element()? {
-            items.push(item);
-        }
-        Ok(OneOrMany::Many(items))
-    }
-}
-
-/// The value that a header must have, or null if the header must only be there.
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub(super) struct HeaderValue(pub(super) Option<String>);
-
-impl JsonSchema for HeaderValue {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "HeaderValue".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "description": "The value that the header must have, or null if it must only be there.",
-            "type": ["string", "integer", "null"]
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for HeaderValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(HeaderValueVisitor)
-    }
-}
-
-struct HeaderValueVisitor;
-
-impl Visitor<'_> for HeaderValueVisitor {
-    type Value = HeaderValue;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a text, or null if the header must only be there")
-    }
-
-    fn visit_unit<E>(self) -> Result<HeaderValue, E> {
-        Ok(HeaderValue(None))
-    }
-
-    fn visit_i128<E>(self, value: i128) -> Result<HeaderValue, E> {
-        Ok(HeaderValue(Some(value.to_string())))
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<HeaderValue, E> {
-        Ok(HeaderValue(Some(text.to_owned())))
-    }
 }

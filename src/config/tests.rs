@@ -2,7 +2,9 @@
 
 mod errors;
 mod forms;
+mod guests;
 mod hostile;
+mod moves;
 
 use std::path::Path;
 

@@ -11,6 +11,7 @@ use super::raw::{self, Scalar};
 use super::{Endpoint, KeySource};
 use crate::policy::bucket::Percent;
 use crate::policy::network::Network;
+use crate::policy::ramp::StepHold;
 
 pub(super) type Checked<T> = Result<T, Complaint>;
 
@@ -47,6 +48,17 @@ pub(super) fn timeout(written: &raw::Duration) -> Checked<Duration> {
     }
 }
 
+/// How long a step of a ramp lasts at least.
+pub(super) fn step_hold(written: &raw::StepHold) -> Checked<StepHold> {
+    match &written.0 {
+        Scalar::Text(text) if text == "manual" => Ok(StepHold::Manual),
+        scalar => {
+            let duration = duration(&raw::Duration(scalar.clone())).map(StepHold::For);
+            duration.map_err(|complaint| complaint.allowed(format!("{DURATIONS}; or manual")))
+        }
+    }
+}
+
 /// A size in bytes, within `range`.
 pub(super) fn size(written: &raw::Size, range: RangeInclusive<u64>) -> Checked<u64> {
     let malformed = || Complaint::new("this is not a size").allowed(SIZES);
@@ -58,7 +70,7 @@ pub(super) fn size(written: &raw::Size, range: RangeInclusive<u64>) -> Checked<u
             number.saturating_mul(bytes_of(unit).ok_or_else(malformed)?)
         }
     };
-    within(bytes, range, show_size)
+    within(bytes.into(), range, show_size)
 }
 
 fn bytes_of(unit: &str) -> Option<u64> {
@@ -87,16 +99,16 @@ fn split_unit(text: &str) -> Option<(u64, &str)> {
     Some((number.parse().ok()?, unit.strip_prefix(' ').unwrap_or(unit)))
 }
 
-fn within(value: u64, range: RangeInclusive<u64>, show: impl Fn(u64) -> String) -> Checked<u64> {
+fn within(value: i128, range: RangeInclusive<u64>, show: impl Fn(u64) -> String) -> Checked<u64> {
     let (least, most) = (*range.start(), *range.end());
     let allowed = match most {
         u64::MAX => format!("at least {}", show(least)),
         _ => format!("{} to {}", show(least), show(most)),
     };
-    match value {
-        _ if value < least => Err(Complaint::new(format!("this is below {}", show(least))).allowed(allowed)),
-        _ if value > most => Err(Complaint::new(format!("this is above {}", show(most))).allowed(allowed)),
-        _ => Ok(value),
+    match u64::try_from(value) {
+        Ok(value) if range.contains(&value) => Ok(value),
+        _ if value < least.into() => Err(Complaint::new(format!("this is below {}", show(least))).allowed(allowed)),
+        _ => Err(Complaint::new(format!("this is above {}", show(most))).allowed(allowed)),
     }
 }
 
@@ -107,13 +119,21 @@ pub(super) fn memory(written: &raw::Size, range: RangeInclusive<u64>) -> Checked
 
 /// A number of things, within `range`.
 pub(super) fn count(written: &Scalar, range: RangeInclusive<u64>) -> Checked<usize> {
-    let number = match written {
-        Scalar::Integer(number) if *number < 0 => Some(0),
-        Scalar::Integer(number) => Some(u64::try_from(*number).unwrap_or(u64::MAX)),
-        Scalar::Float(_) | Scalar::Text(_) => None,
-    };
-    let number = number.ok_or_else(|| Complaint::new("this is not a whole number").allowed("a whole number"))?;
-    within(number, range, |number| number.to_string()).and_then(fitting)
+    number(written, range).and_then(fitting)
+}
+
+/// A number of things that may be none.
+pub(super) fn amount(written: &raw::Amount) -> Checked<u64> {
+    number(&written.0, 0..=u64::MAX)
+}
+
+fn number(written: &Scalar, range: RangeInclusive<u64>) -> Checked<u64> {
+    match written {
+        Scalar::Integer(number) => within(*number, range, |number| number.to_string()),
+        Scalar::Float(_) | Scalar::Text(_) => {
+            Err(Complaint::new("this is not a whole number").allowed("a whole number"))
+        }
+    }
 }
 
 fn fitting(number: u64) -> Checked<usize> {
@@ -149,7 +169,7 @@ pub(super) fn percent(written: &raw::Percent) -> Checked<Percent> {
     }
 }
 
-/// A name of a backend or a rollout: it becomes a label of metrics and a part of URLs.
+/// A name of a backend, a rollout or a route: it becomes a label of metrics and a part of URLs.
 pub(super) fn name(name: &str) -> Checked<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     match name.len() {
@@ -158,6 +178,39 @@ pub(super) fn name(name: &str) -> Checked<()> {
             .found(name)
             .allowed("1 to 63 of the characters A-Z a-z 0-9 _ -")),
     }
+}
+
+/// The id of a rollback, as status shows it.
+pub(super) fn latch_id(id: &str) -> Checked<String> {
+    const LONGEST: usize = 100;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    match (1..=LONGEST).contains(&id.len()) && id.bytes().all(allowed) {
+        true => Ok(id.to_owned()),
+        false => {
+            Err(Complaint::new("this is not the id of a rollback")
+                .allowed("an id as status shows it, such as ledger-1"))
+        }
+    }
+}
+
+/// What a request asks for: a path, and perhaps a query.
+pub(super) fn target(text: &str) -> Checked<String> {
+    let complaint = |message: &str| Complaint::new(message).allowed("a path such as /healthz");
+    match text {
+        _ if !text.starts_with('/') => Err(complaint("a path begins with /")),
+        _ if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') => {
+            Err(complaint("a path holds no spaces or special characters"))
+        }
+        _ => Ok(text.to_owned()),
+    }
+}
+
+/// A path that requests are held against, to the letter.
+pub(super) fn exact_path(text: &str) -> Checked<String> {
+    target(text).and_then(|path| match path.contains('?') {
+        true => Err(Complaint::new("a path holds no query").allowed("a path such as /healthz")),
+        false => Ok(path),
+    })
 }
 
 /// A place for a listener.

@@ -21,7 +21,7 @@ use super::in_force::{InForce, Told};
 use super::journal::Journal;
 use super::journal::audit::{Draft, Who};
 use super::memory::Memory;
-use super::order::{Order, Refused, Scope};
+use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
 use crate::config::{Config, ConfigError};

@@ -1,13 +1,14 @@
 //! Backends: those with a name of their own, and those that a rollout writes as a URL.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::Checker;
 use super::rollouts::WrittenRollout;
 use crate::config::document::Place;
 use crate::config::error::Complaint;
-use crate::config::value;
-use crate::config::{Backend, BackendTimeouts, Endpoint, raw};
+use crate::config::value::{self, Checked};
+use crate::config::{Backend, BackendTimeouts, Endpoint, Health, raw};
 use crate::policy::decision::Side;
 
 /// Backends, and what they are called: a backend that is wrong in itself is still one that others may name.
@@ -21,16 +22,17 @@ impl Checker<'_> {
         &mut self,
         raw: &BTreeMap<String, raw::Backend>,
         rollouts: &[WrittenRollout<'_>],
+        listeners: &[SocketAddr],
     ) -> Backends {
         let mut checked = BTreeMap::new();
         let mut names: BTreeSet<String> = raw.keys().cloned().collect();
         for (name, backend) in raw {
             let place = Place::default().key("backends").key(name);
             self.faults.take(&place.as_key(), value::name(name));
-            checked.extend(self.backend(&place, backend).map(|backend| (name.clone(), backend)));
+            checked.extend(self.backend(&place, backend, listeners).map(|backend| (name.clone(), backend)));
         }
         for (place, name, url) in rollouts.iter().flat_map(WrittenRollout::inline_backends) {
-            let endpoint = self.faults.take(&place, value::endpoint(url));
+            let endpoint = self.faults.take(&place, endpoint(url, listeners));
             if !names.insert(name.clone()) {
                 let taken = Complaint::new(format!("this URL would become the backend `{name}`, which exists already"));
                 self.faults.add(place, taken.help("give the backend another name"));
@@ -40,16 +42,24 @@ impl Checker<'_> {
         Backends { checked, names }
     }
 
-    fn backend(&mut self, place: &Place, raw: &raw::Backend) -> Option<Backend> {
+    fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[SocketAddr]) -> Option<Backend> {
         let timeouts = self.backend_timeouts(&place.key("timeouts"), &raw.timeouts);
+        let health = raw.health.as_ref().map(|raw| self.health(&place.key("health"), raw));
         let wanted = "a list of URLs such as [http://127.0.0.1:9001]";
         let written = self.required(place, "endpoints", raw.endpoints.as_ref(), wanted)?;
         let place = place.key("endpoints");
         if written.is_empty() {
             self.faults.add(place.clone(), Complaint::new("a backend needs at least one endpoint").allowed(wanted));
         }
-        let endpoints = self.faults.take_all(&place, written, |url| value::endpoint(url));
-        Some(Backend { endpoints, timeouts: timeouts?, health: None })
+        let endpoints = self.faults.take_all(&place, written, |url| endpoint(url, listeners));
+        Some(Backend { endpoints, timeouts: timeouts?, health: health.map_or(Some(None), |health| health.map(Some))? })
+    }
+
+    fn health(&mut self, place: &Place, raw: &raw::Health) -> Option<Health> {
+        let timeout = self.faults.take(&place.key("timeout"), value::timeout(&raw.timeout));
+        let path = self.required(place, "path", raw.path.as_ref(), "a path such as /healthz")?;
+        let path = self.faults.take(&place.key("path"), value::target(path));
+        Some(Health { path: path?, timeout: timeout? })
     }
 
     fn inline_backend(&mut self, endpoint: Endpoint) -> Backend {
@@ -72,27 +82,47 @@ impl<'a> WrittenRollout<'a> {
     /// The sides that are written as URLs: where, the name they get, and the URL.
     fn inline_backends(&self) -> impl Iterator<Item = (Place, String, &'a str)> {
         Side::ALL.into_iter().filter_map(|side| {
-            let written = self.side(side).filter(|written| is_url(written))?;
-            Some((self.place.key(side.as_str()), self.inline_name(side), written))
+            let (key, written) = self.raw.side(side);
+            let url = written.filter(|written| is_url(written))?;
+            Some((self.place.key(key), self.inline_name(key), url))
         })
     }
 
-    fn inline_name(&self, side: Side) -> String {
-        format!("{}-{}", self.name, side.as_str())
+    /// `key` is the one that the URL stands under.
+    fn inline_name(&self, key: &str) -> String {
+        format!("{}-{key}", self.name)
     }
 
     /// The name of the backend on `side`, whether it was written as a name or as a URL.
     pub(super) fn backend_name(&self, side: Side) -> Option<String> {
-        let written = self.side(side)?;
-        Some(if is_url(written) { self.inline_name(side) } else { written.to_owned() })
+        let (key, written) = self.raw.side(side);
+        let written = written?;
+        Some(if is_url(written) { self.inline_name(key) } else { written.to_owned() })
     }
+}
 
-    fn side(&self, side: Side) -> Option<&'a str> {
-        match side {
-            Side::Old => self.raw.old.as_deref(),
-            Side::New => self.raw.new.as_deref(),
-        }
+/// An endpoint that is none of tidegate's own `listeners`.
+fn endpoint(url: &str, listeners: &[SocketAddr]) -> Checked<Endpoint> {
+    let endpoint = value::endpoint(url)?;
+    match listeners.iter().any(|listener| leads_to(&endpoint, *listener)) {
+        true => Err(Complaint::new("this is a listener of tidegate itself: a request would go round in circles")
+            .help("give the address on which the backend listens")),
+        false => Ok(endpoint),
     }
+}
+
+/// Whether a connection to `endpoint` is one to `listener`, as far as can be told without asking the network.
+fn leads_to(endpoint: &Endpoint, listener: SocketAddr) -> bool {
+    let address = match endpoint.host.as_str() {
+        "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        host => host.parse().ok(),
+    };
+    let on_all = |address: IpAddr| {
+        // A listener on all addresses has that of the loopback too.
+        listener.ip().is_unspecified() && listener.is_ipv4() == address.is_ipv4() && address.is_loopback()
+    };
+    let ours = |address: IpAddr| address == listener.ip() || on_all(address);
+    endpoint.port == listener.port() && address.is_some_and(ours)
 }
 
 fn is_url(written: &str) -> bool {

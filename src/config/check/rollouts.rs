@@ -10,6 +10,7 @@ use crate::config::value;
 use crate::config::{Force, KeySource, Rollout, Secret, raw};
 use crate::policy::bucket::Hash;
 use crate::policy::decision::{OnMissing, Side};
+use crate::policy::rollout::Strategy;
 
 /// A rollout in its short or long form.
 pub(super) struct WrittenRollout<'a> {
@@ -46,18 +47,22 @@ impl Checker<'_> {
 
     fn rollout(&mut self, written: &WrittenRollout<'_>, backends: &BTreeSet<String>) -> Option<Rollout> {
         let WrittenRollout { name, place, raw } = written;
-        let old = self.side(written, Side::Old, backends);
-        let new = self.side(written, Side::New, backends);
-        let percent = self.faults.take(&place.key("percent"), value::percent(&raw.percent));
-        let key = self.key(place, raw.key.as_ref());
+        let policy = self.policy(written, backends);
+        let schedule = self.schedule(&place.key("schedule"), &raw.schedule, !raw.is_blue_green());
+        let acknowledge = self.acknowledge(&place.key("acknowledge"), raw.acknowledge.as_ref());
+        let key = match raw.key.is_none() && raw.is_blue_green() {
+            true => Some(Vec::new()),
+            false => self.key(place, raw.key.as_ref()),
+        };
         let rules = self.rules(&place.key("rules"), &raw.rules);
         let force = self.force(&place.key("force"), raw.force.as_ref());
+        let (old, new, strategy) = policy?;
         Some(Rollout {
-            old: old?,
-            new: new?,
-            strategy: crate::policy::rollout::Strategy::Percent(percent?),
-            schedule: crate::policy::schedule::Schedule::default(),
-            acknowledge: Vec::new(),
+            old,
+            new,
+            strategy,
+            schedule: schedule?,
+            acknowledge,
             key: key?,
             hash: raw.hash.into(),
             salt: raw.salt.as_deref().unwrap_or(name).to_owned(),
@@ -69,12 +74,28 @@ impl Checker<'_> {
         })
     }
 
+    /// The backends on both sides, and how people move from one to the other.
+    fn policy(
+        &mut self,
+        written: &WrittenRollout<'_>,
+        backends: &BTreeSet<String>,
+    ) -> Option<(String, String, Strategy)> {
+        if !self.strategies_are_apart(&written.place, written.raw) {
+            return None; // what is missing depends on which of the two is meant
+        }
+        let old = self.side(written, Side::Old, backends);
+        let new = self.side(written, Side::New, backends);
+        let strategy = self.strategy(&written.place, written.raw);
+        Some((old?, new?, strategy?))
+    }
+
     /// The name of the backend on `side`.
     fn side(&mut self, written: &WrittenRollout<'_>, side: Side, backends: &BTreeSet<String>) -> Option<String> {
         let name = written.backend_name(side);
         let wanted = "a backend's name, or a URL such as http://127.0.0.1:9001";
-        let name = self.required(&written.place, side.as_str(), name.as_ref(), wanted)?;
-        let known = self.known(&written.place.key(side.as_str()), "backend", name, backends);
+        let (key, _) = written.raw.side(side);
+        let name = self.required(&written.place, key, name.as_ref(), wanted)?;
+        let known = self.known(&written.place.key(key), "backend", name, backends);
         known.then(|| name.clone())
     }
 
@@ -107,6 +128,14 @@ impl Checker<'_> {
         }
     }
 
+    fn acknowledge(&mut self, place: &Place, written: Option<&raw::OneOrMany>) -> Vec<String> {
+        match written {
+            None => Vec::new(),
+            Some(raw::OneOrMany::One(id)) => self.faults.take(place, value::latch_id(id)).into_iter().collect(),
+            Some(raw::OneOrMany::Many(ids)) => self.faults.take_all(place, ids, |id| value::latch_id(id)),
+        }
+    }
+
     fn force(&mut self, place: &Place, written: Option<&raw::Force>) -> Option<Force> {
         let Some(raw) = written else { return Some(Force::default()) };
         if raw.header.is_none() && raw.cookie.is_none() {
@@ -126,7 +155,7 @@ impl Checker<'_> {
         Some(Force { header: header?, cookie: cookie?, token, networks })
     }
 
-    fn token(&mut self, place: &Place, file: &str) -> Option<Secret> {
+    pub(super) fn token(&mut self, place: &Place, file: &str) -> Option<Secret> {
         const LONGEST: u64 = 4 << 10;
         let contents = self.file(place, file, LONGEST)?;
         let secret = std::str::from_utf8(&contents).ok().map(Secret::new).filter(|secret| is_sendable(secret.expose()));

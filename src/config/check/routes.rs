@@ -30,11 +30,21 @@ impl Checker<'_> {
             self.faults.add(place, Complaint::new(format!("these are more than {MOST_ROUTES} routes")));
             return Vec::new();
         }
+        self.names_are_apart(&place, written);
         let rollouts = rollouts.iter().map(|rollout| rollout.name.to_owned()).collect();
         let places = written.iter().enumerate().map(|(at, route)| (place.item(at), route));
         let routes: Vec<_> = places.map(|(place, raw)| self.route(&place, raw, &rollouts, backends)).collect();
         self.unreachable(&place, &routes);
         routes.into_iter().flatten().collect()
+    }
+
+    fn names_are_apart(&mut self, place: &Place, routes: &[raw::Route]) {
+        let mut seen = BTreeSet::new();
+        for (at, name) in routes.iter().enumerate().filter_map(|(at, route)| Some((at, route.name.as_ref()?))) {
+            if !seen.insert(name) {
+                self.faults.add(place.item(at).key("name"), Complaint::new("another route has this name already"));
+            }
+        }
     }
 
     /// Without routes everything goes to the only rollout.
@@ -62,6 +72,9 @@ impl Checker<'_> {
         rollouts: &BTreeSet<String>,
         backends: &BTreeSet<String>,
     ) -> Option<Route> {
+        if let Some(name) = &raw.name {
+            self.faults.take(&place.key("name"), value::name(name));
+        }
         let wanted = self.wanted(&place.key("match"), &raw.wanted);
         let to = match (&raw.rollout, &raw.backend) {
             (Some(name), None) => {
@@ -79,7 +92,7 @@ impl Checker<'_> {
                 return None;
             }
         };
-        Some(Route { name: None, wanted: wanted?, to })
+        Some(Route { name: raw.name.clone(), wanted: wanted?, to })
     }
 
     fn wanted(&mut self, place: &Place, raw: &raw::Match) -> Option<Match> {

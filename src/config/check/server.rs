@@ -6,7 +6,7 @@ use super::Checker;
 use crate::config::document::Place;
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-use crate::config::{AccessLog, AdminAddress, ClientTimeouts, Limits, Shutdown, raw};
+use crate::config::{AccessLog, ClientTimeouts, Limits, Shutdown, raw};
 
 impl Checker<'_> {
     pub(super) fn listeners(&mut self, raw: &raw::Raw) -> Vec<SocketAddr> {
@@ -40,19 +40,6 @@ impl Checker<'_> {
             places.extend(address.map(|text| (place.key("address"), text)));
         }
         places
-    }
-
-    pub(super) fn admin(&mut self, raw: &raw::Admin, listeners: &[SocketAddr]) -> Option<AdminAddress> {
-        let place = Place::default().key("admin").key("address");
-        if let Some(path) = raw.address.strip_prefix("unix:") {
-            return self.path(&place, path).map(AdminAddress::Unix);
-        }
-        let address = self.faults.take(&place, admin_address(&raw.address))?;
-        if address.port() != 0 && listeners.contains(&address) {
-            self.faults
-                .add(place, Complaint::new("this is a listener's address").help("give the admin side its own port"));
-        }
-        Some(AdminAddress::Tcp(address))
     }
 
     pub(super) fn shutdown(&mut self, raw: &raw::Shutdown) -> Option<Shutdown> {
@@ -114,20 +101,6 @@ impl Checker<'_> {
 fn max_body(written: Option<&raw::Size>) -> Checked<Option<u64>> {
     let Some(written) = written else { return Ok(None) };
     value::size(written, 1..=u64::MAX).map(Some).map_err(|complaint| complaint.help("leave the key out for no limit"))
-}
-
-/// The admin side answers everyone who reaches it, so nobody outside the machine may.
-fn admin_address(text: &str) -> Checked<SocketAddr> {
-    let allowed = "a loopback address such as 127.0.0.1:9901, or unix:/path/to/admin.sock";
-    let address = value::address(text).map_err(|complaint| complaint.allowed(allowed))?;
-    match address.ip().to_canonical().is_loopback() {
-        true => Ok(address),
-        false => {
-            Err(Complaint::new("others could reach this address, and the admin side obeys everyone who reaches it")
-                .allowed(allowed)
-                .help("to read it from elsewhere, put something that authenticates in front of it"))
-        }
-    }
 }
 
 /// What to say when a short form stands beside the long one.

@@ -32,7 +32,7 @@ error: unknown key `percnt`
 6 |   percnt: 5
   |   ^^^^^^
   = found: percnt
-  = allowed: old, new, percent, key, hash, salt, on_missing, rollback, rules, force, expose_side
+  = allowed: old, new, percent, steps, strategy, blue, green, active, key, hash, salt, on_missing, schedule, rollback, acknowledge, rules, force, expose_side
   = help: did you mean `percent`?
 
 error: this is not one of the allowed words
@@ -111,14 +111,14 @@ error: TLS to backends is not supported yet
 #[test]
 fn an_admin_address_that_others_can_reach() {
     let expected = "\
-error: others could reach this address, and the admin side obeys everyone who reaches it
+error: others could reach this address, and nothing says whom the admin side obeys
  --> tidegate.yaml:7:18 (admin.address)
   |
 7 | admin: {address: \"0.0.0.0:9901\"}
   |                  ^^^^^^^^^^^^^^
   = found: \"0.0.0.0:9901\"
-  = allowed: a loopback address such as 127.0.0.1:9901, or unix:/path/to/admin.sock
-  = help: to read it from elsewhere, put something that authenticates in front of it
+  = allowed: a loopback address such as 127.0.0.1:9901, or unix:/path/to/admin.sock; any other with `token_file`
+  = help: add `token_file`, a file with lines of the form NAME: TOKEN
 ";
     assert_eq!(told("tidegate.yaml", &format!("{MINIMAL}admin: {{address: \"0.0.0.0:9901\"}}\n")), expected);
 }
@@ -211,7 +211,8 @@ fn json_for_editors() {
         "path": "rollout.percnt",
         "message": "unknown key `percnt`",
         "found": "percnt",
-        "allowed": "old, new, percent, key, hash, salt, on_missing, rollback, rules, force, expose_side",
+        "allowed": "old, new, percent, steps, strategy, blue, green, active, key, hash, salt, on_missing, schedule, \
+                    rollback, acknowledge, rules, force, expose_side",
         "help": "did you mean `percent`?",
     }]);
     assert_eq!(error.to_json(), expected);

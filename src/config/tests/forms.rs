@@ -79,8 +79,11 @@ fn the_schema_shows_defaults_and_descriptions() {
     assert_eq!(timeouts["header"]["default"], "10s");
     assert_eq!(schema["$defs"]["Rollout"]["properties"]["on_missing"]["default"], "old");
     assert_eq!(schema["additionalProperties"], false);
-    let required = schema["$defs"]["Rollout"]["required"].as_array().unwrap();
-    assert_eq!(required.len(), 3, "{required:?}");
+    let required = &schema["$defs"]["Rollout"]["anyOf"];
+    assert_eq!(required[0]["required"], serde_json::json!(["old", "new", "key"]));
+    assert_eq!(required[1]["required"], serde_json::json!(["strategy", "blue", "green", "active"]));
+    assert_eq!(schema["$defs"]["Step"]["properties"]["hold"]["default"], "manual");
+    assert_eq!(schema["$defs"]["Hold"]["properties"]["max_bytes"]["default"], "64MiB");
 }
 
 /// What a config says, without what the text looked like.

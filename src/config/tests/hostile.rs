@@ -126,13 +126,19 @@ proptest! {
 
     #[test]
     fn values_of_any_kind_never_panic(value in "(-?[0-9.]{1,40}(e[0-9]{1,3})?(ms|s|h|%|KiB|GiB)?|\\.nan|\\.inf|~|\\[\\]|\\{\\}|[a-z:/]{0,20})") {
-        for key in ["percent", "old", "key", "salt", "rules", "force", "hash"] {
+        for key in ["percent", "old", "key", "salt", "rules", "force", "hash", "steps", "strategy", "schedule", "acknowledge"] {
             survives("a.yaml", MINIMAL.replace("percent: 5", &format!("{key}: {value}")).as_bytes());
         }
-        for key in ["workers", "limits", "timeouts", "listeners", "routes", "backends", "trusted_proxies", "access_log"] {
+        for key in ["percent", "hold", "min_requests"] {
+            survives("a.yaml", MINIMAL.replace("percent: 5", &format!("steps: [{{{key}: {value}}}]")).as_bytes());
+        }
+        for key in ["allow: [", "freeze: [Mon "] {
+            survives("a.yaml", MINIMAL.replace("percent: 5", &format!("schedule: {{{key}{value}]}}")).as_bytes());
+        }
+        for key in ["workers", "limits", "timeouts", "listeners", "routes", "backends", "trusted_proxies", "access_log", "rollback", "hold", "maintenance", "admin"] {
             survives("a.yaml", format!("{MINIMAL}{key}: {value}\n").as_bytes());
         }
-        for key in ["timeouts: {header", "limits: {max_body", "limits: {max_connections", "shutdown: {drain_timeout"] {
+        for key in ["timeouts: {header", "limits: {max_body", "limits: {max_connections", "shutdown: {drain_timeout", "hold: {max_bytes", "maintenance: {health_paths"] {
             survives("a.yaml", format!("{MINIMAL}{key}: {value}}}\n").as_bytes());
         }
     }

@@ -251,7 +251,7 @@ impl Machine<'_> {
     // -- the clock
 
     fn ticked(&mut self, elapsed: Duration, requests: u64, steady: bool) {
-        self.state.drain = self.state.drain.take().map(|drain| drain.waited(elapsed));
+        self.drained_for(elapsed);
         if let Strategy::Steps(_) = &self.plan.strategy {
             self.climb(elapsed, requests);
         }
@@ -265,6 +265,18 @@ impl Machine<'_> {
                 let by = Actor::new(Source::Schedule, "deadline");
                 self.latch(Door::Deadline, &by, "not at 100 % by the deadline");
             }
+        }
+    }
+
+    fn drained_for(&mut self, elapsed: Duration) {
+        let Some(drain) = self.state.drain.clone() else { return };
+        let (before, did_cut, by, reason) = (self.draining(), drain.cuts(), drain.by.clone(), drain.reason.clone());
+        let drain = drain.waited(elapsed);
+        let cuts = drain.cuts();
+        self.state.drain = Some(drain);
+        if cuts && !did_cut {
+            let after = self.draining();
+            self.note("drain", before, after, &by, &reason);
         }
     }
 
@@ -514,6 +526,7 @@ impl Machine<'_> {
         match &self.state.drain {
             None => "no drain".to_owned(),
             Some(Drain { side, cut_in: None, .. }) => format!("{} is drained", side.as_str()),
+            Some(drain) if drain.cuts() => format!("{} is drained, what still runs is cut off", drain.side.as_str()),
             Some(Drain { side, cut_in: Some(left), .. }) => {
                 format!("{} is drained, cut off in {} s", side.as_str(), left.as_secs())
             }
