@@ -19,7 +19,12 @@ pub(super) fn maintenance(service: &Service) -> Option<MaintenanceStatus> {
         RetryAfter::In(duration) => spelled(duration),
         RetryAfter::At(at) => rfc3339(at),
     });
-    Some(MaintenanceStatus { message: message.clone(), read_only: *read_only, retry_after, deed: deed(*at, by, reason) })
+    Some(MaintenanceStatus {
+        message: message.clone(),
+        read_only: *read_only,
+        retry_after,
+        deed: deed(*at, by, reason),
+    })
 }
 
 /// A queue without a hold is one whose hold has ended: those who still wait in it go on.
