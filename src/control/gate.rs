@@ -76,7 +76,8 @@ async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String>
         return connected.map(drop).map_err(|error| format!("takes no connection: {error}"));
     };
     let answered = timeout(health.timeout, get(endpoint, &health.path)).await;
-    let status = answered.map_err(|_| format!("did not answer GET {} within {}", health.path, seconds(health.timeout)))??;
+    let status =
+        answered.map_err(|_| format!("did not answer GET {} within {}", health.path, seconds(health.timeout)))??;
     match status.is_success() {
         true => Ok(()),
         false => Err(format!("answered GET {} with {}", health.path, status.as_u16())),
@@ -93,7 +94,8 @@ fn seconds(time: Duration) -> String {
 
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let stream = TcpStream::connect(address(endpoint)).await.map_err(|error| format!("takes no connection: {error}"))?;
+    let stream =
+        TcpStream::connect(address(endpoint)).await.map_err(|error| format!("takes no connection: {error}"))?;
     let no_http = |error: hyper::Error| format!("does not answer GET {path}: {error}");
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(no_http)?;
     let request = Request::get(path)
