@@ -44,9 +44,10 @@ pub struct AuditPage {
 pub fn durability(durability: &Durability) -> (bool, Option<String>) {
     match durability {
         Durability::Durable => (true, None),
-        Durability::NotDurable { why, .. } => {
-            (false, Some(format!("It is in force, but could not be written down and would not survive a restart: {why}")))
-        }
+        Durability::NotDurable { why, .. } => (
+            false,
+            Some(format!("It is in force, but could not be written down and would not survive a restart: {why}")),
+        ),
         Durability::NoStateDir => {
             (false, Some("It is in force, but there is no state_dir, so it would not survive a restart".to_owned()))
         }
