@@ -8,6 +8,7 @@
 mod allocation;
 mod architecture;
 mod control;
+mod docs;
 mod drain;
 mod drain_side;
 mod faults;
