@@ -4,6 +4,7 @@
 //! data plane counted and takes nothing from it. Reading order: `listener` binds, `server` accepts, `origin` turns strange
 //! pages away, `api` answers, [`status`] is what it says.
 
+pub mod answer;
 mod api;
 mod listener;
 mod origin;

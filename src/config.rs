@@ -11,6 +11,7 @@ mod fault;
 mod file;
 mod json;
 mod raw;
+mod shown;
 mod toml;
 mod value;
 mod variables;
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use self::document::{Document, Format, Place};
@@ -94,6 +96,7 @@ fn check(
     variables::expand(document.root_mut(), &Place::default(), environment, faults);
     let raw = de::read(document, faults)?;
     check::check(&raw, folder, hash, faults)
+        .map(|config| Config { written: Arc::new(shown::shown(document.root())), ..config })
 }
 
 fn whole_file(path: &Path, faults: Vec<Fault>) -> ConfigError {
@@ -139,6 +142,8 @@ pub struct Config {
     pub rollouts: BTreeMap<String, Rollout>,
     /// Routes in order; never empty (without routes in the file: one that covers everything).
     pub routes: Vec<Route>,
+    /// The file as it is written, for people to look at: without what variables hold, and without passwords in URLs.
+    pub written: Arc<serde_json::Value>,
     /// xxh3 of the file's bytes, 16 hex digits: tells configurations apart in logs and metrics.
     pub hash: String,
 }

@@ -270,6 +270,13 @@ impl Series {
         self.0.iter().map(|shard| shard.ended.get()).sum()
     }
 
+    /// Requests so far that ended with a 5xx, or without an answer.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        let failed = [Class::ServerError, Class::Error];
+        Why::ALL.iter().flat_map(|why| failed.map(|class| self.requests(*why, class))).sum()
+    }
+
     /// Failures so far with this cause.
     #[must_use]
     pub fn failures(&self, failure: Failure) -> u64 {

@@ -39,6 +39,14 @@ pub struct Snapshot {
     pub everything: Service,
     /// Whether the requests of each route are served, by the route's place in the order.
     pub by_route: Vec<Service>,
+    /// The hold of everything that is asked for; none while those who waited go on.
+    pub hold: Option<standing::Hold>,
+    /// The routes that have a name, in the order of the file.
+    pub named_routes: Vec<NamedRoute>,
+    /// Whom the admin side obeys.
+    pub admin: config::Admin,
+    /// The config as it is written: see [`Config::written`].
+    pub written: Arc<serde_json::Value>,
     /// The rollouts, by name.
     pub rollouts: Vec<Rollout>,
     /// The backends, by name.
@@ -60,6 +68,17 @@ pub enum Destination {
     Rollout(usize),
     /// An index into [`Snapshot::backends`].
     Backend(usize),
+}
+
+/// A route that people can speak of.
+#[derive(Clone, Debug)]
+pub struct NamedRoute {
+    /// Its name.
+    pub name: String,
+    /// An index into [`Snapshot::by_route`].
+    pub at: usize,
+    /// The hold that is asked for; none while those who waited go on.
+    pub hold: Option<standing::Hold>,
 }
 
 /// Whether requests are served, as a request finds it.
@@ -256,6 +275,10 @@ impl Snapshot {
             maintenance: Arc::new(config.maintenance.clone()),
             everything,
             by_route,
+            hold: overlay.everything.hold.clone(),
+            named_routes: named_routes(config, overlay),
+            admin: config.admin.clone(),
+            written: Arc::clone(&config.written),
             rollouts,
             backends: config
                 .backends
@@ -295,6 +318,12 @@ impl Snapshot {
         let endpoints = self.backends.iter().flat_map(|backend| &backend.endpoints);
         endpoints.map(|endpoint| endpoint.timeouts.idle).max().unwrap_or_default()
     }
+}
+
+fn named_routes(config: &Config, overlay: &Overlay) -> Vec<NamedRoute> {
+    let named = config.routes.iter().enumerate().filter_map(|(at, route)| Some((at, route.name.clone()?)));
+    let hold = |name: &str| overlay.routes.get(name).and_then(|standing| standing.hold.clone());
+    named.map(|(at, name)| NamedRoute { at, hold: hold(&name), name }).collect()
 }
 
 fn route_service(route: &config::Route, overlay: &Overlay) -> Service {

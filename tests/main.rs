@@ -12,6 +12,7 @@ mod drain_side;
 mod faults;
 mod hold;
 mod hostile;
+mod kill;
 mod maintenance;
 mod process;
 mod reload;

@@ -3,27 +3,25 @@
 //! The percent stands there in its layers, side by side: what the config says, what somebody put on top, what is in force,
 //! and what the traffic really did.
 
-use std::path::Path;
-use std::time::{Duration, SystemTime};
+mod process;
+mod rollout;
+mod standing;
+mod time;
 
-use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::control::overview::{Overview, Reload};
-use crate::metrics::window::Recent;
-use crate::policy::decision::Side;
-use crate::policy::latch::{Door, Latch};
+pub use self::process::of;
+pub use self::rollout::of_rollout;
+pub use self::time::spelled;
+use crate::control::overview::Overview;
 use crate::proxy::worker::Ending;
-use crate::snapshot::{Rollout, Snapshot};
 
 /// tidegate's version.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How far back the last minute goes, in seconds.
-const MINUTE: f64 = 60.0;
-
 /// The whole process.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// tidegate's version.
     pub version: String,
@@ -43,12 +41,20 @@ pub struct Status {
     pub state_dir: Option<String>,
     /// Connections from clients that are open.
     pub client_connections: u64,
+    /// Whether what is in force would survive a restart.
+    pub state: StateStatus,
+    /// How everybody is turned away; null if nobody is.
+    pub maintenance: Option<MaintenanceStatus>,
+    /// How everybody is made to wait; null if nobody is.
+    pub hold: Option<HoldStatus>,
+    /// The routes that have a name, in the order of the file.
+    pub routes: Vec<RouteStatus>,
     /// The rollouts, by name.
     pub rollouts: Vec<RolloutStatus>,
 }
 
 /// How far the process is on its way out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Not at all.
@@ -62,7 +68,7 @@ pub enum Phase {
 }
 
 /// The config in force.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigStatus {
     /// The file.
     pub path: String,
@@ -75,7 +81,7 @@ pub struct ConfigStatus {
 }
 
 /// How the last attempt to read the config went.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ReloadStatus {
     /// Attempts since the start, the first included.
     pub attempts: u64,
@@ -89,21 +95,176 @@ pub struct ReloadStatus {
     pub needs_restart: Vec<String>,
 }
 
+/// Whether what is in force would survive a restart.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StateStatus {
+    /// Whether all of it would.
+    pub durable: bool,
+    /// Why not.
+    pub why: Option<String>,
+    /// Why what was remembered could not be believed at the start; null if it could.
+    pub note: Option<String>,
+}
+
+/// A route that has a name.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RouteStatus {
+    /// Its name.
+    pub name: String,
+    /// How its requests are turned away; null if they are not.
+    pub maintenance: Option<MaintenanceStatus>,
+    /// How its requests are made to wait; null if they are not.
+    pub hold: Option<HoldStatus>,
+}
+
 /// A rollout.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RolloutStatus {
     /// Its name.
     pub name: String,
+    /// How it moves people from OLD to NEW.
+    pub strategy: StrategyName,
+    /// Counts its changes.
+    pub version: u64,
+    /// What `If-Match` is compared with: the version and the config, as an entity tag with its quotes.
+    pub etag: String,
     /// The share on NEW, in its layers.
     pub percent: PercentStatus,
+    /// Who put `percent.override` there; null if nobody did, or a switch did.
+    pub overridden_by: Option<Deed>,
+    /// Whether what is in force is not what the config says.
+    pub drift: bool,
     /// Whether everybody is on OLD, and why.
     pub rollback: RollbackStatus,
+    /// Where on its ramp it stands; null if it has none.
+    pub steps: Option<StepsStatus>,
+    /// Which colour is which; null if it has none.
+    pub blue_green: Option<BlueGreenStatus>,
+    /// By when it has to be at 100 %, as RFC 3339; null if there is no such time.
+    pub deadline: Option<String>,
+    /// How its requests are turned away; null if they are not.
+    pub maintenance: Option<MaintenanceStatus>,
+    /// How its requests are made to wait; null if they are not.
+    pub hold: Option<HoldStatus>,
+    /// The side that is being emptied; null if none is.
+    pub drain: Option<DrainStatus>,
     /// Its sides.
     pub sides: Sides<SideStatus>,
 }
 
+/// How a rollout moves people from OLD to NEW.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum StrategyName {
+    /// One percent, changed by hand.
+    Percent,
+    /// Step by step.
+    Steps,
+    /// All at once, between two colours.
+    BlueGreen,
+}
+
+/// Who did something, when and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Deed {
+    /// When, as RFC 3339.
+    pub at: String,
+    /// Who.
+    pub by: String,
+    /// Why; empty if nobody said.
+    pub reason: String,
+}
+
+/// Where on its ramp a rollout stands.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct StepsStatus {
+    /// Which step, from 1.
+    pub step: usize,
+    /// How many there are.
+    pub of: usize,
+    /// The step's share on NEW, 0 to 100.
+    pub percent: f64,
+    /// How long it has been held.
+    pub held_seconds: f64,
+    /// How long it has to be held; null if until somebody promotes it.
+    pub hold_seconds: Option<f64>,
+    /// Requests that NEW answered in it.
+    pub requests: u64,
+    /// How many it has to answer.
+    pub min_requests: u64,
+    /// Whether somebody paused the ramp.
+    pub paused: bool,
+    /// Whether the schedule says that nothing may be raised now.
+    pub frozen: bool,
+    /// The next step's share on NEW, 0 to 100; null if this is the last.
+    pub next: Option<f64>,
+    /// What the next step waits for, in a sentence; null if it comes at once, or there is none.
+    pub waits_for: Option<String>,
+    /// By when the rollout has to be at 100 %, as RFC 3339.
+    pub deadline: Option<String>,
+}
+
+/// Which colour is which: `blue` or `green`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BlueGreenStatus {
+    /// The one that serves while nothing is rolled back.
+    pub active: String,
+    /// The one that is OLD: where a rollback leads.
+    pub old: String,
+    /// The one that the config asks for.
+    pub configured: String,
+}
+
+/// How requests are turned away.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct MaintenanceStatus {
+    /// What people are told; null if it is what the config says.
+    pub message: Option<String>,
+    /// Whether requests that only read are served all the same.
+    pub read_only: bool,
+    /// When clients should come back, such as `30m` or as RFC 3339; null if it is what the config says.
+    pub retry_after: Option<String>,
+    /// Since when, by whom, and why.
+    #[serde(flatten)]
+    pub deed: Deed,
+}
+
+/// How requests are made to wait.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct HoldStatus {
+    /// How long each waits at most.
+    pub max_wait_seconds: f64,
+    /// How many wait now.
+    pub waiting: u64,
+    /// Whether the hold has ended and those who still wait go on, one after the other.
+    pub releasing: bool,
+    /// Since when, by whom, and why; null once it has ended.
+    #[serde(flatten)]
+    pub deed: Option<Deed>,
+}
+
+/// A side that is being emptied.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct DrainStatus {
+    /// Which: `old` or `new`.
+    pub side: String,
+    /// Requests that still run there.
+    pub inflight: u64,
+    /// How long the oldest of them has run; null if none runs.
+    pub oldest_seconds: Option<f64>,
+    /// How much longer it takes if nothing takes longer than in the last minute; null if that is not known.
+    pub estimated_seconds: Option<f64>,
+    /// When what still runs is cut off; null if it is not.
+    pub cut_in_seconds: Option<f64>,
+    /// Whether nothing runs there any more.
+    pub done: bool,
+    /// Since when, by whom, and why.
+    #[serde(flatten)]
+    pub deed: Deed,
+}
+
 /// The share on NEW, 0 to 100, in its layers.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct PercentStatus {
     /// What the config says.
     pub configured: f64,
@@ -117,7 +278,7 @@ pub struct PercentStatus {
 }
 
 /// What the traffic really did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Observed {
     /// The share of requests that NEW answered, 0 to 100; null without requests.
     pub new: Option<f64>,
@@ -128,7 +289,7 @@ pub struct Observed {
 }
 
 /// Whether everybody is on OLD, and why.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct RollbackStatus {
     /// Whether everybody is on OLD.
     pub active: bool,
@@ -137,13 +298,13 @@ pub struct RollbackStatus {
 }
 
 /// One thing that asked for a rollback.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct LatchStatus {
     /// Tells it from the others of this rollout.
     pub id: String,
-    /// Through which door it came: `config` or `flag_file`.
+    /// Through which door it came: `config`, `flag_file`, `operator`, `guard`, `deadline` or `state`.
     pub source: String,
-    /// Since when, as far as this process knows, as RFC 3339.
+    /// Since when, as RFC 3339.
     pub at: String,
     /// Who asked.
     pub by: String,
@@ -154,7 +315,7 @@ pub struct LatchStatus {
 }
 
 /// Something for each side.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Sides<T> {
     /// OLD's.
     pub old: T,
@@ -163,10 +324,12 @@ pub struct Sides<T> {
 }
 
 /// One side of a rollout.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct SideStatus {
     /// The backend that serves it.
     pub backend: String,
+    /// Its colour, `blue` or `green`; null unless the rollout has colours.
+    pub color: Option<String>,
     /// Requests that are running.
     pub inflight: u64,
     /// Endpoints that get requests. Without health checks: all.
@@ -177,12 +340,16 @@ pub struct SideStatus {
     pub requests: u64,
     /// The same a second.
     pub requests_per_second: f64,
+    /// How many of them ended with a 5xx or without an answer of the backend.
+    pub failures: u64,
+    /// The share of those, 0 to 100; null without requests.
+    pub failure_share: Option<f64>,
     /// How long they took; null without requests.
     pub latency_ms: Option<Latency>,
 }
 
 /// Percentiles in milliseconds, at most one part in 16 too high.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Latency {
     /// Half of the requests were faster.
     pub p50: f64,
@@ -216,130 +383,4 @@ impl Phase {
             Self::Ending => "Ending: what still runs is cut off.",
         }
     }
-}
-
-/// The status of the process at `now`.
-#[must_use]
-pub fn of(overview: &Overview, now: SystemTime) -> Status {
-    let snapshot = overview.snapshot.load();
-    let phase = Phase::of(overview);
-    Status {
-        version: VERSION.to_owned(),
-        started_at: rfc3339(overview.started_at),
-        uptime_seconds: rounded(uptime(overview, now).as_secs_f64(), 1),
-        ready: phase == Phase::Running,
-        phase,
-        config: ConfigStatus {
-            path: overview.config_path.display().to_string(),
-            hash: snapshot.config_hash.clone(),
-            revision: snapshot.revision,
-            loaded_at: rfc3339(snapshot.loaded_at),
-        },
-        reload: reload(&overview.reload.load()),
-        state_dir: overview.state_dir.as_ref().map(|path| path.display().to_string()),
-        client_connections: overview.registry.open_connections(),
-        rollouts: snapshot.rollouts.iter().map(|rollout| of_rollout(overview, &snapshot, rollout, now)).collect(),
-    }
-}
-
-fn reload(reload: &Reload) -> ReloadStatus {
-    ReloadStatus {
-        attempts: reload.attempts,
-        successful: reload.successful,
-        succeeded_at: rfc3339(reload.succeeded_at),
-        error: reload.error.clone(),
-        needs_restart: reload.needs_restart.iter().map(|key| (*key).to_owned()).collect(),
-    }
-}
-
-/// The status of `rollout`, which stands in `snapshot`, at `now`.
-#[must_use]
-pub fn of_rollout(overview: &Overview, snapshot: &Snapshot, rollout: &Rollout, now: SystemTime) -> RolloutStatus {
-    let over_seconds = uptime(overview, now).as_secs_f64().clamp(1.0, MINUTE);
-    let recent = Side::ALL.map(|side| overview.recent(&rollout.name, side));
-    let of = |side: Side| side_status(snapshot, rollout, side, &recent[side.index()], over_seconds);
-    RolloutStatus {
-        name: rollout.name.clone(),
-        percent: PercentStatus {
-            configured: rollout.configured().as_f64(),
-            overridden: rollout.state.overridden(&rollout.plan).map(crate::policy::bucket::Percent::as_f64),
-            effective: rollout.effective().as_f64(),
-            observed: observed(&recent, over_seconds),
-        },
-        rollback: RollbackStatus {
-            active: rollout.split.rollback,
-            latches: rollout.state.latches.iter().map(|latch| latch_status(overview, &rollout.name, latch)).collect(),
-        },
-        sides: Sides { old: of(Side::Old), new: of(Side::New) },
-    }
-}
-
-fn observed(recent: &[Recent; 2], over_seconds: f64) -> Observed {
-    let requests = recent.iter().map(|recent| recent.requests).sum();
-    let new = recent[Side::New.index()].requests;
-    let share = (requests > 0).then(|| rounded(float(new) * 100.0 / float(requests), 2));
-    Observed { new: share, requests, over_seconds: rounded(over_seconds, 1) }
-}
-
-fn side_status(snapshot: &Snapshot, rollout: &Rollout, side: Side, recent: &Recent, over_seconds: f64) -> SideStatus {
-    let backend = &snapshot.backends[rollout.backend(side)];
-    SideStatus {
-        backend: backend.name.clone(),
-        inflight: rollout.meters.side(side).inflight(),
-        healthy: backend.endpoints.len(),
-        endpoints: backend.endpoints.len(),
-        requests: recent.requests,
-        requests_per_second: rounded(float(recent.requests) / over_seconds, 2),
-        latency_ms: latency(recent),
-    }
-}
-
-fn latency(recent: &Recent) -> Option<Latency> {
-    let millis = |quantile| {
-        let duration = recent.durations.quantile(quantile)?;
-        Some(rounded(duration.as_secs_f64() * 1e3, 3))
-    };
-    Some(Latency { p50: millis(0.5)?, p90: millis(0.9)?, p99: millis(0.99)?, p999: millis(0.999)? })
-}
-
-fn latch_status(overview: &Overview, rollout: &str, latch: &Latch) -> LatchStatus {
-    LatchStatus {
-        id: latch.id.clone(),
-        by: latch.by.name.clone(),
-        source: latch.door.source().to_owned(),
-        at: rfc3339(latch.at),
-        reason: latch.reason.clone(),
-        undo: undo(latch.door, rollout, &overview.config_path, overview.state_dir.as_deref()),
-    }
-}
-
-/// What a person has to do to lift a latch.
-fn undo(door: Door, rollout: &str, config: &Path, state_dir: Option<&Path>) -> String {
-    let config = config.display();
-    match door {
-        Door::Config => format!("set `rollback: false` at the top of {config}"),
-        Door::ConfigRollout => format!("set `rollback: false` for rollout {rollout} in {config}"),
-        Door::FlagFile => format!("rm {}", state_dir.unwrap_or(Path::new("")).join("ROLLBACK").display()),
-        Door::Operator | Door::Guard | Door::Deadline | Door::State => format!("tidegate resume {rollout}"),
-    }
-}
-
-fn uptime(overview: &Overview, now: SystemTime) -> Duration {
-    now.duration_since(overview.started_at).unwrap_or_default()
-}
-
-/// As RFC 3339 in UTC, to the second.
-fn rfc3339(at: SystemTime) -> String {
-    let second = Timestamp::try_from(at).map_or(0, Timestamp::as_second);
-    Timestamp::from_second(second).unwrap_or_default().to_string()
-}
-
-fn rounded(number: f64, decimals: i32) -> f64 {
-    let scale = 10_f64.powi(decimals);
-    (number * scale).round() / scale
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a minute's requests are far below 2^53")]
-fn float(count: u64) -> f64 {
-    count as f64
 }

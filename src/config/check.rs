@@ -65,6 +65,7 @@ impl Checker<'_> {
             backends: backends.checked,
             rollouts,
             routes,
+            written: std::sync::Arc::default(),
             hash,
         })
     }

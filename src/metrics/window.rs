@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::{Distribution, Registry};
+use super::{Distribution, Registry, Series};
 use crate::policy::decision::Side;
 
 /// How often a reading is taken.
@@ -16,11 +16,34 @@ const KEPT: usize = 12;
 pub struct Recent {
     /// Requests that ended.
     pub requests: u64,
+    /// How many of them failed: see [`Series::failed`].
+    pub failures: u64,
     /// How long they took.
     pub durations: Distribution,
 }
 
-type Reading = BTreeMap<String, [Distribution; 2]>;
+/// What was counted on one side so far.
+#[derive(Clone, Debug, Default)]
+struct Count {
+    durations: Distribution,
+    failures: u64,
+}
+
+impl Count {
+    fn of(series: &Series) -> Self {
+        Self { durations: series.durations(), failures: series.failed() }
+    }
+
+    fn since(self, earlier: Option<&Self>) -> Recent {
+        let (durations, failures) = match earlier {
+            Some(then) => (self.durations.since(&then.durations), self.failures.saturating_sub(then.failures)),
+            None => (self.durations, self.failures),
+        };
+        Recent { requests: durations.count(), failures, durations }
+    }
+}
+
+type Reading = BTreeMap<String, [Count; 2]>;
 
 /// Readings of the last minute, oldest first.
 #[derive(Debug, Default)]
@@ -34,11 +57,10 @@ impl Window {
         if self.readings.len() == KEPT {
             self.readings.pop_front();
         }
-        let read = |side| move |meters: &super::RolloutMeters| meters.side(side).durations();
         let reading = registry
             .rollouts()
             .into_iter()
-            .map(|(name, meters)| (name, Side::ALL.map(|side| read(side)(&meters))))
+            .map(|(name, meters)| (name, Side::ALL.map(|side| Count::of(meters.side(side)))))
             .collect();
         self.readings.push_back(reading);
     }
@@ -46,12 +68,8 @@ impl Window {
     /// What happened on `side` of the rollout `name` since the oldest reading that is kept, or since the start.
     #[must_use]
     pub fn recent(&self, registry: &Registry, name: &str, side: Side) -> Recent {
-        let now = registry.rollout(name).side(side).durations();
-        let durations = match self.readings.front().and_then(|reading| reading.get(name)) {
-            Some(then) => now.since(&then[side.index()]),
-            None => now,
-        };
-        Recent { requests: durations.count(), durations }
+        let then = self.readings.front().and_then(|reading| reading.get(name));
+        Count::of(registry.rollout(name).side(side)).since(then.map(|sides| &sides[side.index()]))
     }
 }
 
@@ -75,10 +93,13 @@ mod tests {
         ends(7);
         window.take(&registry);
         ends(3);
-        assert_eq!(window.recent(&registry, "r", Side::Old).requests, 3);
+        registry.rollout("r").side(Side::Old).shard(0).end(Why::Backend, Class::ServerError, Duration::ZERO);
+        let recent = window.recent(&registry, "r", Side::Old);
+        assert_eq!((recent.requests, recent.failures), (4, 1));
         for _ in 0..KEPT {
             window.take(&registry);
         }
-        assert_eq!(window.recent(&registry, "r", Side::Old).requests, 0);
+        let recent = window.recent(&registry, "r", Side::Old);
+        assert_eq!((recent.requests, recent.failures), (0, 0));
     }
 }

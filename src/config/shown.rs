@@ -1,0 +1,52 @@
+//! The file as people may see it: as it is written, without what is nobody's business.
+//!
+//! Variables stay `${VAR}`, since they are where secrets come from. Files of secrets are named, never opened. What is left
+//! are the user and password that a URL may hold.
+
+use serde_json::{Map, Number, Value as Json};
+
+use super::document::{Node, Value};
+
+/// The value at `node` and all below it.
+pub(super) fn shown(node: &Node) -> Json {
+    match &node.value {
+        Value::Null => Json::Null,
+        Value::Bool(value) => Json::Bool(*value),
+        Value::Integer(value) => i64::try_from(*value).map_or_else(|_| Json::String(value.to_string()), Json::from),
+        Value::Float(value) => Number::from_f64(*value).map_or(Json::Null, Json::Number),
+        Value::String(text) => Json::String(without_userinfo(text)),
+        Value::Expanded(expanded) => Json::String(without_userinfo(&expanded.written)),
+        Value::List(items) => items.iter().map(shown).collect(),
+        Value::Map(entries) => {
+            Json::Object(entries.iter().map(|entry| (entry.key.clone(), shown(&entry.node))).collect::<Map<_, _>>())
+        }
+    }
+}
+
+/// `https://user:password@host/path` with `***` for what stands before the `@`.
+fn without_userinfo(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let authority = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..authority].rfind('@') {
+        Some(at) => format!("{scheme}://***{}", &rest[at..]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_keeps_its_password_to_itself() {
+        for (written, told) in [
+            ("http://127.0.0.1:9001", "http://127.0.0.1:9001"),
+            ("https://me:secret@hooks.example/a@b", "https://***@hooks.example/a@b"),
+            ("https://hooks.example/a@b", "https://hooks.example/a@b"),
+            ("https://a@b:c@hooks.example?x", "https://***@hooks.example?x"),
+            ("header:x-user-id", "header:x-user-id"),
+        ] {
+            assert_eq!(without_userinfo(written), told);
+        }
+    }
+}
