@@ -13,7 +13,7 @@ use tidegate::snapshot::Scope;
 use crate::support::backend::ok;
 use crate::support::plane::{maintenance, somebody};
 use crate::support::proxy::split;
-use crate::support::{Backend, Client, Plane, eventually};
+use crate::support::{Backend, Client, Plane, Tidegate, eventually};
 
 fn plane(old: &Backend, new: &Backend, more: &str) -> Plane {
     Plane::start(&format!("{}{more}", split(old, new, "0", "")), &[])
@@ -273,4 +273,60 @@ fn the_balancer_does_not_wait() {
     let _queue = plane.hold();
     assert_eq!(plane.client().get("/healthz", &[]).status, 200);
     assert_eq!(backend.connections(), 0);
+}
+
+/// Asks tidegate's admin side for something; it has to obey.
+#[track_caller]
+fn order(tidegate: &Tidegate, path: &str, body: &str) {
+    let admin = tidegate.admin.strip_prefix("http://").unwrap().parse().unwrap();
+    let answer = Client::connect(admin)
+        .send(format!(
+            "POST /api/v1/{path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        ))
+        .answer();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn when_an_operator_ends_it_they_go_on_at_the_pace_of_the_config() {
+    const RATE: usize = 40;
+    let order_of_arrival = Arc::new(Mutex::new(Vec::new()));
+    let backend = Backend::answering({
+        let order_of_arrival = Arc::clone(&order_of_arrival);
+        move |request| {
+            order_of_arrival.lock().unwrap().push(request.target.clone());
+            ok(&[], b"")
+        }
+    });
+    let config = format!("{}hold: {{ release_rate: {RATE} }}\n", split(&backend, &backend, "50", ""));
+    let tidegate = Tidegate::start(&config);
+    order(&tidegate, "hold", "{\"on\":true,\"reason\":\"a story\"}");
+    let mut clients: Vec<Client> = (0..RATE)
+        .map(|nth| {
+            let mut client = tidegate.client();
+            client.send(get(&format!("/{nth}")));
+            let waiting =
+                || serde_json::from_slice::<serde_json::Value>(&tidegate.admin("/api/v1/status").body).unwrap();
+            eventually("it waits", || waiting()["hold"]["waiting"] == nth + 1);
+            client
+        })
+        .collect();
+    assert_eq!(backend.connections(), 0);
+    let ended = Instant::now();
+    order(&tidegate, "hold", "{\"on\":false,\"reason\":\"a story\"}");
+    clients.iter_mut().for_each(|client| assert_eq!(client.answer().status, 200));
+    let took = ended.elapsed();
+    assert!(took > Duration::from_millis(800), "at {RATE} a second {RATE} take a second: {took:?}");
+    let mut arrived = order_of_arrival.lock().unwrap().clone();
+    let place = |target: &String| target[1..].parse::<usize>().unwrap();
+    let furthest = arrived.iter().enumerate().map(|(at, target)| place(target).abs_diff(at)).max().unwrap();
+    assert!(furthest <= 2, "two workers may cross, no more: {arrived:?}");
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!(arrived.len(), RATE);
+    let answered = Instant::now();
+    assert_eq!(tidegate.client().get_as(7).status, 200);
+    assert!(answered.elapsed() < Duration::from_secs(1), "nobody waits any more");
 }
