@@ -275,17 +275,12 @@ fn the_balancer_does_not_wait() {
     assert_eq!(backend.connections(), 0);
 }
 
-/// Asks tidegate's admin side for something; it has to obey.
+/// Turns the hold of everything on or off, as an operator does.
 #[track_caller]
-fn order(tidegate: &Tidegate, path: &str, body: &str) {
+fn hold_everything(tidegate: &Tidegate, on: bool) {
     let admin = tidegate.admin.strip_prefix("http://").unwrap().parse().unwrap();
-    let answer = Client::connect(admin)
-        .send(format!(
-            "POST /api/v1/{path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-             content-length: {}\r\nconnection: close\r\n\r\n{body}",
-            body.len()
-        ))
-        .answer();
+    let wish = serde_json::json!({ "on": on, "reason": "a story" });
+    let answer = Client::connect(admin).order("POST", "/api/v1/hold", &wish);
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
@@ -302,20 +297,18 @@ fn when_an_operator_ends_it_they_go_on_at_the_pace_of_the_config() {
     });
     let config = format!("{}hold: {{ release_rate: {RATE} }}\n", split(&backend, &backend, "50", ""));
     let tidegate = Tidegate::start(&config);
-    order(&tidegate, "hold", "{\"on\":true,\"reason\":\"a story\"}");
+    hold_everything(&tidegate, true);
     let mut clients: Vec<Client> = (0..RATE)
         .map(|nth| {
             let mut client = tidegate.client();
             client.send(get(&format!("/{nth}")));
-            let waiting =
-                || serde_json::from_slice::<serde_json::Value>(&tidegate.admin("/api/v1/status").body).unwrap();
-            eventually("it waits", || waiting()["hold"]["waiting"] == nth + 1);
+            eventually("it waits", || tidegate.admin("/api/v1/status").json()["hold"]["waiting"] == nth + 1);
             client
         })
         .collect();
     assert_eq!(backend.connections(), 0);
     let ended = Instant::now();
-    order(&tidegate, "hold", "{\"on\":false,\"reason\":\"a story\"}");
+    hold_everything(&tidegate, false);
     clients.iter_mut().for_each(|client| assert_eq!(client.answer().status, 200));
     let took = ended.elapsed();
     assert!(took > Duration::from_millis(800), "at {RATE} a second {RATE} take a second: {took:?}");
