@@ -200,8 +200,8 @@ fn drain_status(rollout: &Rollout, drain: &Drain, recent: &[Recent; 2], now: Sys
 }
 
 /// How long the oldest request on `side` has run.
-fn oldest(_rollout: &Rollout, _side: Side) -> Option<Duration> {
-    None // becomes rollout.meters.oldest(side) once the data plane keeps it
+fn oldest(rollout: &Rollout, side: Side) -> Option<Duration> {
+    rollout.meters.oldest(side)
 }
 
 /// The last request of a drained side began just before the drain; nearly all of the last minute's took up to p99.9. What
