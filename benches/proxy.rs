@@ -1,5 +1,5 @@
-//! The whole way through a real process: one client's latency, and how long a flag in the file takes to reach the next
-//! request. `cargo bench --bench proxy`. For throughput beside other proxies see `benches/compare`.
+//! The whole way through a real process: one client's latency, and how long a flag in the file and an operator's order take
+//! to reach the next request. `cargo bench --bench proxy`. For throughput beside other proxies see `benches/compare`.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -30,6 +30,7 @@ fn backend(name: &'static [u8; 3]) -> SocketAddr {
 
 struct Proxy {
     address: SocketAddr,
+    admin: SocketAddr,
     dir: tempfile::TempDir,
     old: SocketAddr,
     new: SocketAddr,
@@ -41,10 +42,12 @@ impl Proxy {
         let dir = tempfile::tempdir().expect("a folder");
         let (old, new) = (backend(b"old"), backend(b"new"));
         let (signals, incoming) = mpsc::channel(2);
-        let mut proxy = Self { address: old, dir, old, new, signals };
+        let mut proxy = Self { address: old, admin: old, dir, old, new, signals };
         proxy.write(false);
         let app = App::bind(&proxy.dir.path().join("tidegate.yaml")).expect("a config that is right");
         proxy.address = app.addresses().expect("an address")[0];
+        let admin = app.admin_address();
+        proxy.admin = admin.trim_start_matches("http://").parse().expect("a loopback address");
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(app.run(incoming)).expect("a run");
@@ -55,7 +58,7 @@ impl Proxy {
     fn write(&self, rollback: bool) {
         let Self { old, new, .. } = self;
         let text = format!(
-            "listen: 127.0.0.1:0\nadmin: {{ address: 127.0.0.1:0 }}\nworkers: 1\nshutdown: {{ readiness_delay: 0s }}\n\
+            "listen: 127.0.0.1:0\nadmin: {{ address: 127.0.0.1:0 }}\nworkers: 1\nstate_dir: state\nshutdown: {{ readiness_delay: 0s }}\n\
              rollout:\n  old: http://{old}\n  new: http://{new}\n  key: header:x-user-id\n  percent: 100\n  rollback: {rollback}\n"
         );
         let aside = self.dir.path().join("aside");
@@ -123,5 +126,35 @@ fn rollback(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, latency, rollback);
+/// Orders alternate between 0 and 100 %. The clock starts before the first byte of the order is sent and stops with the
+/// first answer from the other side; the order's own answer, which waits for the disk, is read after that.
+fn order(c: &mut Criterion) {
+    let proxy = Proxy::start();
+    let mut client = Client::new(proxy.address);
+    let mut operator = Client::new(proxy.admin);
+    let mut flip = |to: &[u8; 3], percent: u8| {
+        let body = format!("{{\"percent\":{percent}}}");
+        let order = format!(
+            "PUT /api/v1/rollouts/default/percent HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let start = Instant::now();
+        operator.0.write_all(order.as_bytes()).expect("an order");
+        while client.ask() != *to {}
+        let taken = start.elapsed();
+        let mut answer = [0; 16384];
+        let n = operator.0.read(&mut answer).expect("an answer");
+        assert!(answer[..n].starts_with(b"HTTP/1.1 200"), "{}", answer[..n].escape_ascii());
+        taken
+    };
+    let mut group = c.benchmark_group("order");
+    group.sample_size(20).measurement_time(Duration::from_secs(8));
+    group.bench_function("an operator's order to the first request on the other side", |b| {
+        b.iter_custom(|n| (0..n).map(|_| flip(b"old", 0) + flip(b"new", 100)).sum::<Duration>() / 2);
+    });
+    group.finish();
+}
+
+criterion_group!(benches, latency, rollback, order);
 criterion_main!(benches);

@@ -161,7 +161,7 @@ impl App {
             .map_err(StartError::Thread)?;
         let door = Door {
             listeners: self.listeners,
-            workers: workers.iter().map(|worker| worker.arrivals.clone()).collect(),
+            workers: workers.iter().map(|worker| worker.errands.clone()).collect(),
             snapshot: Arc::clone(&snapshot),
             registry: Arc::clone(&registry),
             ending: is_ending.clone(),
@@ -184,7 +184,7 @@ impl App {
         }));
         let files = Files::new(self.in_force.path().to_owned(), self.text, config, events.clone());
         let files = tokio::spawn(files.run(nudges.clone(), reasons));
-        let errands = workers.iter().map(|worker| worker.arrivals.clone()).collect();
+        let errands = workers.iter().map(|worker| worker.errands.downgrade()).collect();
         let controller = Controller::new(self.in_force, self.told, Arc::clone(&overview), errands, events);
         let controller = tokio::spawn(controller.run(queue));
         let mut gone = ending.subscribe();
@@ -217,9 +217,9 @@ impl App {
 fn watch_workers(workers: &[worker::Handle]) -> JoinSet<usize> {
     let mut watched = JoinSet::new();
     for (index, worker) in workers.iter().enumerate() {
-        let arrivals = worker.arrivals.clone();
+        let errands = worker.errands.clone();
         watched.spawn(async move {
-            arrivals.closed().await;
+            errands.closed().await;
             index
         });
     }

@@ -4,14 +4,29 @@
 //! standard error.
 
 mod admin_client;
+mod answer;
+mod audit;
+mod change;
 mod check;
 mod demo;
 mod explain;
 mod healthcheck;
+mod hold;
+mod maintenance;
 mod output;
+mod promote;
+mod reload;
+mod resume;
+mod rollback;
 mod run;
 mod schema;
+mod scope;
+mod set;
+mod standing;
 mod status;
+mod step;
+mod switch;
+mod written;
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -20,11 +35,20 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use admin_client::{AdminArgs, AdminUrl, ClientError, Reply, get};
+pub use audit::AuditArgs;
 pub use check::CheckArgs;
 pub use explain::ExplainArgs;
 pub use healthcheck::HealthcheckArgs;
+pub use hold::HoldArgs;
+pub use maintenance::MaintenanceArgs;
+pub use promote::PromoteArgs;
+pub use reload::ReloadArgs;
+pub use resume::ResumeArgs;
+pub use rollback::RollbackArgs;
+pub use set::SetArgs;
 pub use status::StatusArgs;
+pub use step::StepArgs;
+pub use switch::SwitchArgs;
 
 /// What stands above the verbs in `tidegate --help`, broken by hand to fit 80 columns.
 const LONG_ABOUT: &str = "\
@@ -33,6 +57,9 @@ the NEW version of a service answers. It keeps every user on one side, changes
 the split without a restart, and goes back to OLD in one move.
 
 Start with `tidegate demo`.";
+
+/// The exit code of a command that nobody can mean.
+const WRONG_USAGE: u8 = 2;
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -55,6 +82,26 @@ enum Verb {
     Schema,
     /// Show what is in force and what the traffic does
     Status(StatusArgs),
+    /// Put a percent over the configured one, or take it away again
+    Set(SetArgs),
+    /// Take everybody back to OLD, until somebody resumes
+    Rollback(RollbackArgs),
+    /// Lift a rollback
+    Resume(ResumeArgs),
+    /// Go on to the ramp's next step, or to 100 %
+    Promote(PromoteArgs),
+    /// Pause a ramp, or let it go on
+    Step(StepArgs),
+    /// Let the other colour of a blue/green rollout serve
+    Switch(SwitchArgs),
+    /// Turn the public away politely, or serve it again
+    Maintenance(MaintenanceArgs),
+    /// Make requests wait, or let them go on
+    Hold(HoldArgs),
+    /// Tell who did what, when and why; check that the record is whole
+    Audit(AuditArgs),
+    /// Read the config again, now
+    Reload(ReloadArgs),
     /// Exit 0 if the process is ready for traffic, 1 if not
     Healthcheck(HealthcheckArgs),
     /// Try it: two toy backends, the proxy and the admin API in one process
@@ -92,11 +139,26 @@ pub fn main() -> ExitCode {
         Verb::Explain(args) => explain::run(&args),
         Verb::Schema => schema::run(),
         Verb::Status(args) => status::run(&args),
+        Verb::Set(args) => set::run(&args),
+        Verb::Rollback(args) => rollback::run(&args),
+        Verb::Resume(args) => resume::run(&args),
+        Verb::Promote(args) => promote::run(&args),
+        Verb::Step(args) => step::run(&args),
+        Verb::Switch(args) => switch::run(&args),
+        Verb::Maintenance(args) => maintenance::run(&args),
+        Verb::Hold(args) => hold::run(&args),
+        Verb::Audit(args) => audit::run(&args),
+        Verb::Reload(args) => reload::run(&args),
         Verb::Healthcheck(args) => healthcheck::run(&args),
         Verb::Demo(args) => demo::run(&args),
     };
     done.unwrap_or_else(|error| failed(&error))
 }
+
+/// The command line was understood and cannot be meant like this.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Usage(String);
 
 /// Tells what went wrong. A reader that has seen enough (`| head`) is nothing wrong.
 fn failed(error: &anyhow::Error) -> ExitCode {
@@ -105,7 +167,7 @@ fn failed(error: &anyhow::Error) -> ExitCode {
     }
     // If nobody can be told, the exit code still says it.
     let _ = writeln!(io::stderr(), "tidegate: {error:#}");
-    ExitCode::FAILURE
+    if error.is::<Usage>() { ExitCode::from(WRONG_USAGE) } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]

@@ -95,7 +95,8 @@ fn check(
 ) -> Option<Config> {
     variables::expand(document.root_mut(), &Place::default(), environment, faults);
     let raw = de::read(document, faults)?;
-    check::check(&raw, folder, hash, faults).map(|config| Config { written: Arc::new(shown::shown(document.root())), ..config })
+    check::check(&raw, folder, hash, faults)
+        .map(|config| Config { written: Arc::new(shown::shown(document.root())), ..config })
 }
 
 fn whole_file(path: &Path, faults: Vec<Fault>) -> ConfigError {

@@ -105,10 +105,14 @@ pub enum Why {
     Unrouted,
     /// Refused before routing: malformed, too large, too slow.
     Refused,
+    /// Turned away, or told that all is well, because of maintenance.
+    Maintenance,
+    /// Held, but not until its turn came.
+    Hold,
 }
 
 impl Why {
-    const COUNT: usize = Reason::ALL.len() + 3;
+    const COUNT: usize = Reason::ALL.len() + 5;
     const ALL: [Self; Self::COUNT] = [
         Self::Decided(Reason::Rollback),
         Self::Decided(Reason::Drain),
@@ -119,6 +123,8 @@ impl Why {
         Self::Backend,
         Self::Unrouted,
         Self::Refused,
+        Self::Maintenance,
+        Self::Hold,
     ];
 
     /// The label's value.
@@ -129,6 +135,8 @@ impl Why {
             Self::Backend => "backend",
             Self::Unrouted => "unrouted",
             Self::Refused => "refused",
+            Self::Maintenance => "maintenance",
+            Self::Hold => "hold",
         }
     }
 
@@ -138,6 +146,8 @@ impl Why {
             Self::Backend => Reason::ALL.len(),
             Self::Unrouted => Reason::ALL.len() + 1,
             Self::Refused => Reason::ALL.len() + 2,
+            Self::Maintenance => Reason::ALL.len() + 3,
+            Self::Hold => Reason::ALL.len() + 4,
         }
     }
 }
@@ -198,6 +208,8 @@ pub struct Shard {
     started: Counter,
     ended: Counter,
     duration: Histogram,
+    /// Milliseconds for which the oldest running request has run, plus one; 0 if none runs, or nobody wants to know.
+    oldest: AtomicU64,
 }
 
 impl Shard {
@@ -216,6 +228,12 @@ impl Shard {
     /// The backend failed a request, or did not take it.
     pub fn fail(&self, failure: Failure) {
         self.failures[failure as usize].increment();
+    }
+
+    /// Remembers for how long the oldest running request has run. Only the thread that owns this shard may call it.
+    pub fn oldest_is(&self, age: Option<Duration>) {
+        let millis = age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
+        self.oldest.store(millis, Relaxed);
     }
 
     fn inflight(&self) -> u64 {
@@ -271,6 +289,13 @@ impl Series {
         self.0.iter().map(Shard::inflight).sum()
     }
 
+    /// For how long the oldest running request has run, as the workers saw it when they last looked.
+    #[must_use]
+    pub fn oldest(&self) -> Option<Duration> {
+        let oldest = self.0.iter().map(|shard| shard.oldest.load(Relaxed)).max()?;
+        oldest.checked_sub(1).map(Duration::from_millis)
+    }
+
     /// How long requests took so far.
     #[must_use]
     pub fn durations(&self) -> Distribution {
@@ -282,15 +307,35 @@ impl Series {
     }
 }
 
-/// A rollout's series, one a side, indexed by [`Side::index`].
+/// A rollout's series.
 #[derive(Debug)]
-pub struct RolloutMeters([Series; 2]);
+pub struct RolloutMeters {
+    /// By [`Side::index`].
+    sides: [Series; 2],
+    turned_away: Series,
+}
 
 impl RolloutMeters {
+    fn new(workers: usize) -> Self {
+        Self { sides: [Series::new(workers), Series::new(workers)], turned_away: Series::new(workers) }
+    }
+
     /// The series of `side`.
     #[must_use]
     pub fn side(&self, side: Side) -> &Series {
-        &self.0[side.index()]
+        &self.sides[side.index()]
+    }
+
+    /// The series of requests that no side saw, because of maintenance or a hold.
+    #[must_use]
+    pub fn turned_away(&self) -> &Series {
+        &self.turned_away
+    }
+
+    /// For how long the oldest request that runs on `side` has run; known, to the second, while that side is drained.
+    #[must_use]
+    pub fn oldest(&self, side: Side) -> Option<Duration> {
+        self.side(side).oldest()
     }
 }
 
@@ -366,8 +411,7 @@ impl Registry {
     #[must_use]
     pub fn rollout(&self, name: &str) -> Arc<RolloutMeters> {
         let mut rollouts = self.rollouts.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || Arc::new(RolloutMeters([Series::new(self.workers), Series::new(self.workers)]));
-        Arc::clone(rollouts.entry(name.to_owned()).or_insert_with(fresh))
+        Arc::clone(rollouts.entry(name.to_owned()).or_insert_with(|| Arc::new(RolloutMeters::new(self.workers))))
     }
 
     /// Every rollout that ever was, by name.
@@ -413,5 +457,20 @@ mod tests {
         assert_eq!(again.side(Side::New).requests(why, Class::Success), 3);
         assert_eq!(again.side(Side::New).inflight(), 1);
         assert_eq!(again.side(Side::Old).total(), 0);
+    }
+
+    #[test]
+    fn the_oldest_is_the_oldest_of_all_workers() {
+        let registry = Registry::new(3);
+        let meters = registry.rollout("ledger");
+        assert_eq!(meters.oldest(Side::Old), None);
+        let series = meters.side(Side::Old);
+        series.shard(0).oldest_is(Some(Duration::ZERO));
+        assert_eq!(meters.oldest(Side::Old), Some(Duration::ZERO));
+        series.shard(2).oldest_is(Some(Duration::from_secs(7)));
+        assert_eq!(meters.oldest(Side::Old), Some(Duration::from_secs(7)));
+        series.shard(2).oldest_is(None);
+        series.shard(0).oldest_is(None);
+        assert_eq!(meters.oldest(Side::Old), None);
     }
 }

@@ -4,6 +4,7 @@
 //! argument. It uses `std` only, so that the same rules can be read, tested and quoted without the proxy around them.
 
 pub mod actor;
+pub mod admission;
 pub mod bucket;
 pub mod decision;
 pub mod drain;

@@ -7,11 +7,14 @@
 pub mod accept;
 pub mod access_log;
 mod body;
+mod closed;
 mod connection;
 mod exchange;
+mod form;
 mod forward;
 pub mod headers;
 mod inspect;
+mod notice;
 mod respond;
 pub mod route;
 pub mod subject;

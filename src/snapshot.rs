@@ -33,6 +33,8 @@ pub struct Snapshot {
     pub routes: Routes<Destination>,
     /// Whether all requests everywhere are served; if so, no request looks at any [`Service`].
     pub is_open: bool,
+    /// What those are told who are turned away, and who is not.
+    pub maintenance: Arc<MaintenanceDefaults>,
     /// Whether requests are served at all.
     pub everything: Service,
     /// Whether the requests of each route are served, by the route's place in the order.
@@ -83,7 +85,7 @@ pub struct NamedRoute {
 #[derive(Clone, Debug, Default)]
 pub struct Service {
     /// The public is turned away.
-    pub maintenance: Option<Arc<Maintenance>>,
+    pub maintenance: Option<Arc<standing::Maintenance>>,
     /// Requests wait here.
     pub hold: Option<Arc<Queue>>,
 }
@@ -94,15 +96,6 @@ impl Service {
     pub fn is_open(&self) -> bool {
         self.maintenance.is_none() && self.hold.is_none()
     }
-}
-
-/// How the public is turned away.
-#[derive(Debug)]
-pub struct Maintenance {
-    /// What somebody asked for.
-    pub asked: standing::Maintenance,
-    /// What the config says where nobody asked for anything else.
-    pub defaults: MaintenanceDefaults,
 }
 
 /// What something is about.
@@ -183,6 +176,12 @@ impl Rollout {
         self.state.effective(&self.plan)
     }
 
+    /// Whether `side` gets no new work because it is being drained. A rollback needs OLD, drained or not.
+    #[must_use]
+    pub fn empties(&self, side: Side) -> bool {
+        self.split.drained == Some(side) && !(self.split.rollback && side == Side::Old)
+    }
+
     /// The backend of `side`, as an index into [`Snapshot::backends`].
     #[must_use]
     pub fn backend(&self, side: Side) -> usize {
@@ -252,15 +251,14 @@ impl Snapshot {
             };
             (route.wanted.clone(), destination)
         });
-        let defaults = &config.maintenance;
-        let everything = service(Scope::Everything, Some(&overlay.everything), overlay, defaults);
-        let by_route: Vec<Service> = config.routes.iter().map(|route| route_service(route, overlay, defaults)).collect();
+        let everything = service(Scope::Everything, Some(&overlay.everything), overlay);
+        let by_route: Vec<Service> = config.routes.iter().map(|route| route_service(route, overlay)).collect();
         let rollouts: Vec<Rollout> = config
             .rollouts
             .iter()
             .map(|(name, written)| {
                 let state = overlay.rollouts.get(name).cloned().unwrap_or_default();
-                let service = service(Scope::Rollout(name.clone()), Some(&state.standing), overlay, defaults);
+                let service = service(Scope::Rollout(name.clone()), Some(&state.standing), overlay);
                 let plan = written.plan(config.rollback);
                 let backends = [backend_at(&written.old), backend_at(&written.new)];
                 rollout(name, written, backends, InForce { plan, state, service }, registry.rollout(name))
@@ -274,6 +272,7 @@ impl Snapshot {
             is_open: everything.is_open()
                 && by_route.iter().all(Service::is_open)
                 && rollouts.iter().all(|rollout| rollout.service.is_open()),
+            maintenance: Arc::new(config.maintenance.clone()),
             everything,
             by_route,
             hold: overlay.everything.hold.clone(),
@@ -299,6 +298,20 @@ impl Snapshot {
         self.rollouts.iter().find(|rollout| rollout.name == name)
     }
 
+    /// The backends that only sides use which are being emptied: nobody new is sent there.
+    #[must_use]
+    pub fn emptied_backends(&self) -> Vec<usize> {
+        let sides = || self.rollouts.iter().flat_map(|rollout| Side::ALL.map(|side| (rollout, side)));
+        let (emptied, used): (Vec<_>, Vec<_>) = sides().partition(|(rollout, side)| rollout.empties(*side));
+        let direct = self.routes.destinations().filter_map(|to| match to {
+            Destination::Backend(backend) => Some(*backend),
+            Destination::Rollout(_) => None,
+        });
+        let used: Vec<usize> = used.into_iter().map(|(rollout, side)| rollout.backend(side)).chain(direct).collect();
+        let emptied = emptied.into_iter().map(|(rollout, side)| rollout.backend(side));
+        emptied.filter(|backend| !used.contains(backend)).collect()
+    }
+
     /// How long the longest-lived unused backend connection is kept.
     #[must_use]
     pub fn longest_idle(&self) -> Duration {
@@ -313,19 +326,13 @@ fn named_routes(config: &Config, overlay: &Overlay) -> Vec<NamedRoute> {
     named.map(|(at, name)| NamedRoute { at, hold: hold(&name), name }).collect()
 }
 
-fn route_service(route: &config::Route, overlay: &Overlay, defaults: &MaintenanceDefaults) -> Service {
+fn route_service(route: &config::Route, overlay: &Overlay) -> Service {
     let Some(name) = &route.name else { return Service::default() };
-    service(Scope::Route(name.clone()), overlay.routes.get(name), overlay, defaults)
+    service(Scope::Route(name.clone()), overlay.routes.get(name), overlay)
 }
 
-fn service(
-    scope: Scope,
-    standing: Option<&Standing>,
-    overlay: &Overlay,
-    defaults: &MaintenanceDefaults,
-) -> Service {
-    let asked = standing.and_then(|standing| standing.maintenance.clone());
-    let maintenance = asked.map(|asked| Arc::new(Maintenance { asked, defaults: defaults.clone() }));
+fn service(scope: Scope, standing: Option<&Standing>, overlay: &Overlay) -> Service {
+    let maintenance = standing.and_then(|standing| standing.maintenance.clone()).map(Arc::new);
     Service { maintenance, hold: overlay.queues.get(&scope).cloned() }
 }
 
@@ -390,5 +397,9 @@ fn backend(name: &str, written: &config::Backend, max_header_size: usize) -> Bac
         timeouts: written.timeouts.clone(),
         max_header_size,
     };
-    Backend { name: name.to_owned(), endpoints: written.endpoints.iter().map(endpoint).collect(), health: written.health.clone() }
+    Backend {
+        name: name.to_owned(),
+        endpoints: written.endpoints.iter().map(endpoint).collect(),
+        health: written.health.clone(),
+    }
 }

@@ -10,6 +10,7 @@ mod architecture;
 mod drain;
 mod faults;
 mod hostile;
+mod kill;
 mod process;
 mod reload;
 mod rollback;

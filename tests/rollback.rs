@@ -72,7 +72,7 @@ fn a_rollout_rolled_back_in_the_config_goes_to_old() {
     eventually("everybody is on old", || !is_on_new(&mut client, 1));
     client.get_as(1);
     assert_eq!(old.requests().last().unwrap().header("x-tidegate-reason"), Some("rollback"));
-    tidegate.edit(&split(&old, &new, "100", ""));
+    tidegate.edit(&split(&old, &new, "100", "  rollback: false\n"));
     eventually("the rollback is lifted", || is_on_new(&mut client, 1));
 }
 

@@ -26,16 +26,22 @@ use super::DemoArgs;
 use super::run::listen_to_signals;
 use crate::admin::status::RolloutStatus;
 use crate::app::App;
-use crate::cli::{AdminUrl, get};
+use crate::cli::admin_client::{AdminUrl, Client, DEFAULT_URL};
+use crate::control::controller::Memories;
+use crate::control::journal::OpenError;
 use crate::telemetry;
 
 /// The file's name, and how its first line begins: what does not begin like this is not ours to replace.
 const FILE: &str = "tidegate-demo.yaml";
 const SIGNATURE: &str = "# Written by `tidegate demo`";
+/// What happened is remembered in here, also for the next demo in the same folder.
+const STATE: &str = "tidegate-demo-state";
 /// Between two users' requests.
 const PACE: Duration = Duration::from_millis(10);
 /// Between two looks at the split.
 const LOOK: Duration = Duration::from_millis(500);
+/// What stands behind the line while everybody is on OLD.
+const ROLLED_BACK: &str = "  BACK ON OLD";
 /// Cells of the bar.
 const BAR: usize = 20;
 
@@ -48,16 +54,18 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let signals = listen_to_signals()?;
+        let folder = folder(args)?;
+        make_sure_it_is_the_only_one(&folder)?;
         let old = toy_backend("old")?;
         let new = toy_backend("new")?;
-        let path = write_config(args, old, new)?;
+        let path = write_config(args, &folder, old, new)?;
         let app = App::bind(&path)?;
         let proxy = app.addresses()?[0];
         let admin: AdminUrl = app.admin_address().parse()?;
         welcome(&path, proxy, &admin)?;
         let tally = Arc::new(Tally::default());
         tokio::spawn(users(proxy, Arc::clone(&tally)));
-        tokio::spawn(show(admin, tally));
+        tokio::spawn(show(Client::nobody(&admin), tally));
         app.run(signals).await?;
         writeln!(io::stdout(), "\nThe demo is over. Its config is still in {}.", path.display())?;
         anyhow::Ok(ExitCode::SUCCESS)
@@ -65,47 +73,83 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn welcome(path: &Path, proxy: SocketAddr, admin: &AdminUrl) -> io::Result<()> {
+    let admin = if admin.to_string() == DEFAULT_URL { String::new() } else { format!(" --admin {admin}") };
     writeln!(
         io::stdout(),
         "Users are on their way through tidegate to two toy backends, OLD and NEW.\n\n\
-         \x20 config   {}\n\
-         \x20 proxy    curl -H 'x-user-id: 1007' http://{proxy}/\n\
-         \x20 status   tidegate status --admin {admin}\n\n\
-         Edit `percent` in the config and watch the line follow.\n\
-         Then write `rollback: true` and watch it fall to 0. Ctrl-C ends the demo.\n",
+         \x20 be one of them   curl -H 'x-user-id: 1007' http://{proxy}/\n\n\
+         In another terminal, while you watch the line below:\n\n\
+         \x20 more on NEW      tidegate set default --percent 25{admin}\n\
+         \x20 all back on OLD  tidegate rollback{admin}\n\
+         \x20 and again        tidegate resume{admin}\n\
+         \x20 see it all       tidegate status -w{admin}\n\
+         \x20 who did what     tidegate audit{admin}\n\n\
+         Or edit `percent` in {}.\n\
+         Ctrl-C ends the demo.\n",
         path.display()
     )
 }
 
 // -- the config
 
-fn write_config(args: &DemoArgs, old: SocketAddr, new: SocketAddr) -> anyhow::Result<PathBuf> {
-    let folder = match &args.dir {
-        Some(folder) => folder.clone(),
-        None => std::env::current_dir().context("cannot tell the current folder")?,
-    };
+fn folder(args: &DemoArgs) -> anyhow::Result<PathBuf> {
+    let folder = args.dir.as_deref().unwrap_or(Path::new("."));
+    std::path::absolute(folder).context("cannot tell the current folder")
+}
+
+/// Before the config is replaced: another demo may live by it.
+fn make_sure_it_is_the_only_one(folder: &Path) -> anyhow::Result<()> {
+    let state = folder.join(STATE);
+    if !state.exists() {
+        return Ok(());
+    }
+    match Memories::open(&state) {
+        Err(OpenError::InUse { holder, .. }) => {
+            let holder = holder.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+            bail!(
+                "a demo runs in {} already{holder}. Look at it: tidegate status -w\n  \
+                 or start another one beside it: tidegate demo --dir FOLDER",
+                folder.display()
+            )
+        }
+        // Whatever else is wrong with it is told at the start.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+fn write_config(args: &DemoArgs, folder: &Path, old: SocketAddr, new: SocketAddr) -> anyhow::Result<PathBuf> {
     let path = folder.join(FILE);
     if std::fs::read_to_string(&path).is_ok_and(|text| !text.starts_with(SIGNATURE)) {
         bail!("{} is not the demo's own file; move it away, or use --dir FOLDER", path.display());
     }
-    let text = config(free(args.listen), free((Ipv4Addr::LOCALHOST, 9901).into()), old, new);
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}; use --dir FOLDER", path.display()))?;
+    let state = folder.join(STATE);
+    let text = config(free(args.listen), free((Ipv4Addr::LOCALHOST, 9901).into()), old, new, &state)?;
+    let failed = || format!("cannot write {}; use --dir FOLDER", path.display());
+    std::fs::create_dir_all(&state).with_context(failed)?;
+    std::fs::write(&path, text).with_context(failed)?;
     Ok(path)
 }
 
-fn config(listen: SocketAddr, admin: SocketAddr, old: SocketAddr, new: SocketAddr) -> String {
-    format!(
+fn config(
+    listen: SocketAddr,
+    admin: SocketAddr,
+    old: SocketAddr,
+    new: SocketAddr,
+    state: &Path,
+) -> anyhow::Result<String> {
+    let state = serde_json::to_string(state)?; // a JSON string is a YAML string, whatever is in the path
+    Ok(format!(
         "{SIGNATURE}, and replaced when it starts again.\n\
          listen: {listen}\n\
          admin: {{ address: {admin} }}\n\
+         state_dir: {state}\n\
          shutdown: {{ readiness_delay: 0s, drain_timeout: 1s }}\n\n\
          rollout:\n\
          \x20 old: http://{old}\n\
          \x20 new: http://{new}\n\
          \x20 key: header:x-user-id\n\
-         \x20 percent: 10        # the share of users on NEW: edit me, 0 to 100\n\
-         \x20 rollback: false    # true: everybody back to OLD at once\n"
-    )
+         \x20 percent: 10        # the share of users on NEW: edit me, 0 to 100\n"
+    ))
 }
 
 /// `address`, or a free port beside it if somebody has it.
@@ -189,14 +233,14 @@ async fn ask(connection: &mut Option<SendRequest<Empty<Bytes>>>, proxy: SocketAd
 // -- the line
 
 /// Shows every [`LOOK`] what is in force and what the users saw: one line that moves in a terminal, lines elsewhere.
-async fn show(admin: AdminUrl, tally: Arc<Tally>) {
+async fn show(admin: Client, tally: Arc<Tally>) {
     let mut look = interval(LOOK);
     look.tick().await;
     let moves = io::stdout().is_terminal();
     loop {
         look.tick().await;
         let [old, new, failed] = [&tally.old, &tally.new, &tally.failed].map(|count| count.swap(0, Relaxed));
-        let in_force = get(&admin, "/api/v1/rollouts/default").await;
+        let in_force = admin.get("/api/v1/rollouts/default").await;
         let status = in_force.ok().and_then(|reply| serde_json::from_slice::<RolloutStatus>(&reply.body).ok());
         let line = line(status.as_ref(), old, new, failed);
         let shown = if moves { write!(io::stdout(), "\r\x1b[K{line}") } else { writeln!(io::stdout(), "{line}") };
@@ -211,7 +255,7 @@ fn line(status: Option<&RolloutStatus>, old: u64, new: u64, failed: u64) -> Stri
     let total = (old + new).max(1);
     let cells = usize::try_from(new).unwrap_or(0) * BAR / usize::try_from(total).unwrap_or(1);
     let bar = "#".repeat(cells) + &".".repeat(BAR - cells);
-    let rollback = if status.is_some_and(|status| status.rollback.active) { "  BACK ON OLD" } else { "" };
+    let rollback = if status.is_some_and(|status| status.rollback.active) { ROLLED_BACK } else { "" };
     let failed = if failed > 0 { format!("  {failed} failed") } else { String::new() };
     format!(
         "config {configured:>3} %  in force {effective:>3} %  NEW [{bar}] {new:>3} of {}{rollback}{failed}",
@@ -226,15 +270,28 @@ mod tests {
     #[test]
     fn the_config_is_one_that_tidegate_takes() {
         let address = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let text = config(address(8080), address(9901), address(1), address(2));
+        let odd = Path::new("/tmp/a \"quoted\": folder");
+        let text = config(address(8080), address(9901), address(1), address(2), odd).unwrap();
         let config = crate::config::parse(text.as_bytes(), Path::new("demo.yaml"), &|_| None).unwrap();
         assert_eq!(config.rollouts["default"].configured().as_f64(), 10.0);
+        assert_eq!(config.state_dir.as_deref(), Some(odd));
+    }
+
+    #[test]
+    fn a_second_demo_leaves_the_first_one_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        make_sure_it_is_the_only_one(folder.path()).unwrap();
+        let state = folder.path().join(STATE);
+        std::fs::create_dir(&state).unwrap();
+        let (_first, _) = Memories::open(&state).unwrap();
+        let error = make_sure_it_is_the_only_one(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("a demo runs in") && error.ends_with("tidegate demo --dir FOLDER"), "{error}");
     }
 
     #[test]
     fn the_line_fits_a_terminal() {
         let line = line(None, 45, 5, 50);
         assert_eq!(line, "config   0 %  in force   0 %  NEW [##..................]   5 of 50  50 failed");
-        assert!(line.len() + "  BACK ON OLD".len() - "  50 failed".len() < 80);
+        assert!(line.len() + ROLLED_BACK.len() - "  50 failed".len() < 80);
     }
 }

@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use super::check;
 use super::output::{Format, Paint, print, print_json};
+use super::written;
 use crate::policy::bucket::Percent;
 
 /// Arguments of `tidegate explain`.
@@ -35,7 +36,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "PATH", default_value = "/", value_parser = target)]
     pub path: Uri,
     /// What if the percent were this?
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", value_parser = written::percent)]
     pub percent: Option<Percent>,
     /// The address the request comes from
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
@@ -89,11 +90,6 @@ fn target(written: &str) -> anyhow::Result<Uri> {
     Ok(written.parse()?)
 }
 
-fn percent(written: &str) -> anyhow::Result<Percent> {
-    let number = written.trim_end_matches('%').trim_end().parse().ok();
-    number.and_then(Percent::from_f64).context("expected 0 to 100 with at most two decimals")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,14 +100,6 @@ mod tests {
         assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-user-id", "1007"));
         for wrong in ["x-user-id", "a b: c", ": c", "a: b\nc: d"] {
             assert!(header(wrong).is_err(), "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn percents_are_taken_with_and_without_their_sign() {
-        assert_eq!(percent("20").unwrap(), percent("20 %").unwrap());
-        for wrong in ["", "101", "1.005", "twenty"] {
-            assert!(percent(wrong).is_err(), "{wrong:?}");
         }
     }
 }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::Value;
 
-use super::admin_client::{self, AdminArgs, Reply};
+use super::admin_client::{AdminArgs, Client, Reply};
+use super::change::block_on;
 use super::output::{harmless, print};
 
 /// Arguments of `tidegate healthcheck`.
@@ -22,8 +23,8 @@ pub struct HealthcheckArgs {
 /// Asks, and tells by the exit code.
 pub(super) fn run(args: &HealthcheckArgs) -> anyhow::Result<ExitCode> {
     let path = if args.live { "/livez" } else { "/readyz" };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let reply = runtime.block_on(admin_client::get(&args.admin.admin, path))?;
+    let client = Client::nobody(&args.admin.admin);
+    let reply = block_on(async { Ok(client.get(path).await?) })?;
     print(&format!("{}\n", in_words(&reply)))?;
     Ok(if reply.status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -11,8 +11,9 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::admin_client::{self, AdminArgs, AdminUrl};
-use super::healthcheck::in_words;
+use super::admin_client::{Client, ClientArgs};
+use super::answer::refused;
+use super::change::block_on;
 use super::output::{Format, Paint, harmless, print};
 use crate::admin::status::Status;
 use crate::admin::unknown_rollout;
@@ -33,30 +34,30 @@ pub struct StatusArgs {
     #[arg(short, long, value_enum, default_value_t)]
     pub(super) output: Format,
     #[command(flatten)]
-    pub(super) admin: AdminArgs,
+    pub(super) client: ClientArgs,
 }
 
 /// Shows it once, or until Ctrl-C.
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let client = args.client.client()?;
+    block_on(async {
         if args.watch {
-            watch(args).await?;
+            watch(args, &client).await?;
         } else {
-            print(&look(args).await?)?;
+            print(&look(args, &client).await?)?;
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
 /// Redraws what there is to see. An instance that cannot be reached may come back, so that is no reason to stop.
-async fn watch(args: &StatusArgs) -> anyhow::Result<()> {
+async fn watch(args: &StatusArgs, client: &Client) -> anyhow::Result<()> {
     let in_place = io::stdout().is_terminal() && args.output == Format::Text;
     let looking = async {
         let mut ticks = tokio::time::interval(PERIOD);
         loop {
             ticks.tick().await;
-            let seen = look(args).await.unwrap_or_else(|error| format!("{error:#}\n"));
+            let seen = look(args, client).await.unwrap_or_else(|error| format!("{error:#}\n"));
             print(&if in_place { redrawn(&seen) } else { seen })?;
         }
     };
@@ -71,8 +72,8 @@ fn redrawn(text: &str) -> String {
     format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
 }
 
-async fn look(args: &StatusArgs) -> anyhow::Result<String> {
-    let mut status = fetch(&args.admin.admin).await?;
+async fn look(args: &StatusArgs, client: &Client) -> anyhow::Result<String> {
+    let mut status = fetch(client).await?;
     if let Some(name) = &args.rollout {
         keep_only(&mut status, name)?;
     }
@@ -81,17 +82,18 @@ async fn look(args: &StatusArgs) -> anyhow::Result<String> {
         Format::Text => {
             let status: Status = serde_json::from_value(cleaned(status))
                 .context("this tidegate speaks another version than the one it asks")?;
-            Ok(text::render(&status, &args.admin.admin.to_string(), Timestamp::now(), Paint::detect()))
+            Ok(text::render(&status, &client.url().to_string(), Timestamp::now(), Paint::detect()))
         }
     }
 }
 
-async fn fetch(url: &AdminUrl) -> anyhow::Result<Value> {
-    let reply = admin_client::get(url, "/api/v1/status").await?;
+async fn fetch(client: &Client) -> anyhow::Result<Value> {
+    let reply = client.get("/api/v1/status").await?;
     if !reply.status.is_success() {
-        bail!("tidegate at {url} refuses: {}", in_words(&reply));
+        return Err(refused(&reply, client));
     }
-    serde_json::from_slice(&reply.body).with_context(|| format!("what listens at {url} does not answer like tidegate"))
+    serde_json::from_slice(&reply.body)
+        .with_context(|| format!("what listens at {} does not answer like tidegate", client.url()))
 }
 
 /// Drops all rollouts but `name`.

@@ -28,22 +28,24 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 
+pub use log::path as log_path;
+
 use audit::{Draft, Entry, Head};
 use chain::Chain;
 use lock::Lock;
-use log::{Log, Tail};
+use log::Log;
 use state_file::{Reading, StateFile, Stored};
 use writer::{Desk, Writer};
 
-/// How long a journal that is dropped waits for its last write.
-const LAST_WRITE: Duration = Duration::from_secs(2);
+/// A disk that has not answered for this long is said to hang, and is not waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether what was committed outlives the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// The state file and the audit log have all of it.
     Durable,
-    /// They could not be written; it is tried again every second.
+    /// They could not be written, which is tried again every second, or the disk does not answer.
     NotDurable {
         /// Since when.
         since: SystemTime,
@@ -119,25 +121,31 @@ fn plain_file(path: &Path) -> Result<(), OpenError> {
 pub struct Commit {
     /// Its entries, as they are in the log or will be.
     pub entries: Vec<Arc<Entry>>,
+    at: SystemTime,
     outcome: oneshot::Receiver<Durability>,
 }
 
 impl Commit {
-    /// Waits for the first attempt to write it. What was not durable then may become so later: see
-    /// [`Journal::durability`].
+    /// Waits for the first attempt to write it, for two seconds at most; needs a runtime with a clock. What was not durable
+    /// then may become so later: see [`Journal::durability`].
     pub async fn outcome(self) -> Durability {
-        self.outcome.await.unwrap_or_else(|_| Durability::NotDurable {
-            since: SystemTime::now(),
-            why: "the thread that writes has ended".to_owned(),
-        })
+        let not_durable = |why: &str| Durability::NotDurable { since: self.at, why: why.to_owned() };
+        match tokio::time::timeout(PATIENCE, self.outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => not_durable("the thread that writes has ended"),
+            Err(_) => not_durable(HANGS),
+        }
     }
 }
+
+/// Why something is not durable that has not failed either.
+const HANGS: &str = "the disk of state_dir does not answer";
 
 /// The memory of one state directory, or of this process only.
 #[derive(Debug)]
 pub struct Journal<T> {
     desk: Arc<Desk<T>>,
-    durability: watch::Receiver<Durability>,
+    outcomes: watch::Receiver<Durability>,
     /// The audit log and who writes it; none without a directory.
     on_disk: Option<(PathBuf, JoinHandle<()>)>,
 }
@@ -147,7 +155,7 @@ impl<T> Journal<T> {
     #[must_use]
     pub fn in_memory() -> Self {
         let desk = Arc::new(Desk::new(Chain::new(Head::default(), VecDeque::new(), 0)));
-        Self { desk, durability: watch::channel(Durability::NoStateDir).1, on_disk: None }
+        Self { desk, outcomes: watch::channel(Durability::NoStateDir).1, on_disk: None }
     }
 
     /// Makes `state` the one to remember, and adds the drafts to the audit log, in order. Never waits: it comes back with
@@ -168,13 +176,23 @@ impl<T> Journal<T> {
         };
         drop(inbox);
         self.desk.ring();
-        Commit { entries, outcome }
+        Commit { entries, at: SystemTime::now(), outcome }
     }
 
-    /// How durable everything that was committed so far is; changes can be waited for.
+    /// How durable everything that was committed so far is.
     #[must_use]
-    pub fn durability(&self) -> watch::Receiver<Durability> {
-        self.durability.clone()
+    pub fn durability(&self) -> Durability {
+        match self.desk.inbox().hangs(PATIENCE, SystemTime::now()) {
+            Some(since) => Durability::NotDurable { since, why: HANGS.to_owned() },
+            None => self.outcomes.borrow().clone(),
+        }
+    }
+
+    /// The outcome of the last attempt to write. It changes when writing begins to fail, or succeeds again; a disk that
+    /// does not answer has no outcome, so ask [`Self::durability`] for the truth of a moment.
+    #[must_use]
+    pub fn outcomes(&self) -> watch::Receiver<Durability> {
+        self.outcomes.clone()
     }
 
     /// The end of the audit log's chain.
@@ -223,36 +241,41 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Journal<T> {
         };
         let log = Log::new(dir);
         let desk = Arc::new(Desk::new(recover(&log, dir, left)));
-        let (mut writer, durability) = Writer::new(dir, Arc::clone(&desk), log, lock);
+        let (mut writer, outcomes) = Writer::new(dir, Arc::clone(&desk), log, lock);
         writer.attempt(); // what the log lacks
         let writer = thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run());
         let writer = writer.map_err(|cause| OpenError::Io { path: dir.to_owned(), cause })?;
-        Ok((Self { desk, durability, on_disk: Some((log::path(dir), writer)) }, found))
+        Ok((Self { desk, outcomes, on_disk: Some((log::path(dir), writer)) }, found))
     }
 }
 
 /// The chain as the state file left it, or without one as the log did.
 fn recover(log: &Log, dir: &Path, left: Option<(Head, Vec<Entry>)>) -> Chain {
     let path = log::path(dir);
-    let tail = log.look().unwrap_or_else(|error| {
-        tracing::error!("cannot read {}: {error}", path.display());
-        Tail::default()
-    });
+    let tail = log.look().inspect_err(|error| tracing::error!("cannot read {}: {error}", path.display()));
     let Some((head, unlogged)) = left else {
-        let head = tail.entries.last().map(Head::from).unwrap_or_default();
-        return Chain::new(head, tail.entries.into_iter().map(Arc::new).collect(), 0);
+        let entries = tail.unwrap_or_default().entries;
+        return Chain::new(entries.last().map(Head::from).unwrap_or_default(), shared(entries), 0);
     };
-    let unlogged: Vec<Arc<Entry>> = unlogged.into_iter().map(Arc::new).collect();
-    tail.warn_if_changed(Some(&head), &unlogged, &path);
-    let missing = unlogged[tail.present(&unlogged)..].to_vec();
-    let count = missing.len();
-    Chain::new(head, tail.entries.into_iter().map(Arc::new).chain(missing).collect(), count)
+    let unlogged: Vec<Arc<Entry>> = shared(unlogged);
+    if let Ok(tail) = &tail {
+        tail.warn_if_changed(Some(&head), &unlogged, &path);
+    }
+    let tail = tail.unwrap_or_default();
+    let missing = &unlogged[tail.present(&unlogged)..];
+    let mut recent: VecDeque<Arc<Entry>> = shared(tail.entries);
+    recent.extend(missing.iter().cloned());
+    Chain::new(head, recent, missing.len())
+}
+
+fn shared<C: FromIterator<Arc<Entry>>>(entries: Vec<Entry>) -> C {
+    entries.into_iter().map(Arc::new).collect()
 }
 
 impl<T> Drop for Journal<T> {
     fn drop(&mut self) {
         let Some((_, writer)) = self.on_disk.take() else { return };
-        if self.desk.close(LAST_WRITE) {
+        if self.desk.close(PATIENCE) {
             let _ = writer.join(); // if it panicked, that was told
         }
     }

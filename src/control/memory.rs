@@ -383,7 +383,8 @@ mod tests {
             by: by.clone(),
             reason: reason.clone(),
         };
-        let hold = Hold { max_wait: Some(Duration::from_millis(1500)), at: at(4), by: by.clone(), reason: reason.clone() };
+        let hold =
+            Hold { max_wait: Some(Duration::from_millis(1500)), at: at(4), by: by.clone(), reason: reason.clone() };
         State {
             version: 7,
             latches: vec![Latch {
@@ -401,7 +402,13 @@ mod tests {
                 by: by.clone(),
                 reason: reason.clone(),
             }),
-            position: Position { step: 2, percent: percent(500), held: Duration::from_millis(61_500), requests: 9, paused: true },
+            position: Position {
+                step: 2,
+                percent: percent(500),
+                held: Duration::from_millis(61_500),
+                requests: 9,
+                paused: true,
+            },
             colors: Colors { old: Color::Green, active: Color::Blue, configured: Color::Green },
             drain: Some(Drain { side: Side::New, cut_in: Some(Duration::from_secs(5)), at: at(5), by, reason }),
             standing: Standing { maintenance: Some(maintenance), hold: Some(hold) },

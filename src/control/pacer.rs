@@ -17,8 +17,8 @@ struct Ended {
     scope: Scope,
     queue: Arc<Queue>,
     last: Instant,
-    /// The part of a request that was due at the last look.
-    carried: f64,
+    /// The time before the last look that was too short for one more request.
+    carried: Duration,
     arrived: u64,
 }
 
@@ -54,7 +54,7 @@ impl Pacer {
 impl Ended {
     fn new(scope: Scope, queue: Arc<Queue>) -> Self {
         let arrived = queue.arrived();
-        Self { scope, queue, last: Instant::now(), carried: 0.0, arrived }
+        Self { scope, queue, last: Instant::now(), carried: Duration::ZERO, arrived }
     }
 
     fn release(&mut self, now: Instant) {

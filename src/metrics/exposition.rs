@@ -11,7 +11,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::process::Process;
-use super::{Class, ConnectionMeters, Distribution, Failure, Registry, Series, Why};
+use super::{Class, ConnectionMeters, Distribution, Failure, Registry, RolloutMeters, Series, Why};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
 
@@ -86,27 +86,31 @@ struct Labelled {
 
 enum Meters {
     Unsplit(Arc<Series>),
-    Split(Arc<super::RolloutMeters>, Side),
+    Split(Arc<RolloutMeters>, Side),
+    TurnedAway(Arc<RolloutMeters>),
 }
 
 impl Labelled {
     /// Every series that ever was: counters do not vanish with a reload.
     fn all(registry: &Registry) -> Vec<Self> {
         let unsplit = Self { rollout: String::new(), side: "", of: Meters::Unsplit(registry.unsplit()) };
-        let split = registry.rollouts().into_iter().flat_map(|(name, meters)| {
-            Side::ALL.map(|side| Self {
-                rollout: name.clone(),
-                side: side.as_str(),
-                of: Meters::Split(Arc::clone(&meters), side),
-            })
-        });
-        std::iter::once(unsplit).chain(split).collect()
+        std::iter::once(unsplit).chain(registry.rollouts().iter().flat_map(Self::of_rollout)).collect()
+    }
+
+    /// The sides, and whom neither of them saw: the latter only once there is anybody.
+    fn of_rollout((name, meters): &(String, Arc<RolloutMeters>)) -> impl Iterator<Item = Self> {
+        let labelled = |side, of| Self { rollout: name.clone(), side, of };
+        let [old, new] = Side::ALL.map(|side| labelled(side.as_str(), Meters::Split(Arc::clone(meters), side)));
+        let is_needed = meters.turned_away().total() > 0;
+        let turned_away = is_needed.then(|| labelled("", Meters::TurnedAway(Arc::clone(meters))));
+        [old, new].into_iter().chain(turned_away)
     }
 
     fn series(&self) -> &Series {
         match &self.of {
             Meters::Unsplit(series) => series,
             Meters::Split(meters, side) => meters.side(*side),
+            Meters::TurnedAway(meters) => meters.turned_away(),
         }
     }
 
@@ -122,7 +126,8 @@ fn requests(families: &mut Families, scrape: &Scrape<'_>, all: &[Labelled]) {
         for (why, class) in Why::ALL.into_iter().flat_map(|why| Class::ALL.map(|class| (why, class))) {
             let count = labelled.series().requests(why, class);
             // The series that a dashboard always needs is there before its first request.
-            let always = live && why == Why::Decided(Reason::Bucket) && class == Class::Success;
+            let always =
+                live && !labelled.side.is_empty() && why == Why::Decided(Reason::Bucket) && class == Class::Success;
             if count > 0 || always {
                 let [rollout, side] = labelled.labels();
                 metrics
@@ -133,7 +138,7 @@ fn requests(families: &mut Families, scrape: &Scrape<'_>, all: &[Labelled]) {
     families.add(
         "tidegate_requests_total",
         "Requests that ended, by the side that answered, the reason it was chosen for, and how they ended. \
-         rollout and side are empty for requests that no rollout decides.",
+         rollout and side are empty for requests that no rollout decides, side also for those that were turned away.",
         MetricType::COUNTER,
         metrics,
     );
@@ -423,6 +428,24 @@ mod tests {
         unsplit.shard(0).end(Why::Unrouted, Class::ClientError, Duration::from_micros(10));
         let labels = "rollout=\"\",side=\"\",reason=\"unrouted\",code_class=\"4xx\"";
         assert_told(&registry, &format!("tidegate_requests_total{{{labels}}} 1"));
+    }
+
+    #[test]
+    fn who_was_turned_away_has_a_rollout_and_no_side() {
+        let registry = Registry::new(1);
+        let meters = registry.rollout("ledger");
+        assert!(
+            !told(&registry).iter().any(|line| line.contains("rollout=\"ledger\",side=\"\"")),
+            "not before the first"
+        );
+        for (why, reason) in [(Why::Maintenance, "maintenance"), (Why::Hold, "hold")] {
+            meters.turned_away().shard(0).begin();
+            meters.turned_away().shard(0).end(why, Class::ServerError, Duration::from_micros(10));
+            let labels = format!("rollout=\"ledger\",side=\"\",reason=\"{reason}\",code_class=\"5xx\"");
+            assert_told(&registry, &format!("tidegate_requests_total{{{labels}}} 1"));
+        }
+        let zeros = told(&registry).iter().filter(|line| line.contains("side=\"\",reason=\"bucket\"")).count();
+        assert_eq!(zeros, 0);
     }
 
     #[test]

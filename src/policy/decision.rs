@@ -64,8 +64,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the road.
-    pub const ALL: [Self; 6] =
-        [Self::Rollback, Self::Drain, Self::Force, Self::Rule, Self::Bucket, Self::MissingKey];
+    pub const ALL: [Self; 6] = [Self::Rollback, Self::Drain, Self::Force, Self::Rule, Self::Bucket, Self::MissingKey];
 
     /// The name in headers, metrics and logs.
     #[must_use]

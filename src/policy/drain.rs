@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::decision::Side;
 use super::actor::Actor;
+use super::decision::Side;
 
 /// A side that gets no new work.
 #[derive(Clone, Debug, PartialEq, Eq)]

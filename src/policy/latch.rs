@@ -44,15 +44,8 @@ pub enum Door {
 
 impl Door {
     /// All of them.
-    pub const ALL: [Self; 7] = [
-        Self::Config,
-        Self::ConfigRollout,
-        Self::FlagFile,
-        Self::Operator,
-        Self::Guard,
-        Self::Deadline,
-        Self::State,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Config, Self::ConfigRollout, Self::FlagFile, Self::Operator, Self::Guard, Self::Deadline, Self::State];
 
     /// The name in the state file.
     #[must_use]

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::respond;
-use super::worker::{Arrival, Ending};
+use super::worker::{Arrival, Ending, Errand};
 use crate::metrics::{ConnectionMeters, Registry};
 use crate::snapshot::Snapshot;
 
@@ -49,7 +49,7 @@ pub struct Door {
     /// Bound listeners.
     pub listeners: Vec<StdListener>,
     /// The workers, by index.
-    pub workers: Vec<mpsc::UnboundedSender<Arrival>>,
+    pub workers: Vec<mpsc::UnboundedSender<Errand>>,
     /// For the limit of the moment.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Where connections are counted.
@@ -132,7 +132,7 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 }
 
 struct Spread {
-    workers: Vec<mpsc::UnboundedSender<Arrival>>,
+    workers: Vec<mpsc::UnboundedSender<Errand>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     registry: Arc<Registry>,
 }
@@ -147,12 +147,12 @@ impl Spread {
         }
         let mut workers: Vec<usize> = (0..self.workers.len()).collect();
         workers.sort_by_key(|worker| open[*worker]);
-        let mut homeless = Some(arrival);
+        let mut homeless = Some(Errand::Serve(arrival));
         for worker in workers {
-            let Some(arrival) = homeless.take() else { return };
+            let Some(errand) = homeless.take() else { return };
             let opened = &self.registry.connections[worker].opened;
             opened.increment();
-            if let Err(refused) = self.workers[worker].send(arrival) {
+            if let Err(refused) = self.workers[worker].send(errand) {
                 opened.add(u64::MAX); // this worker has ended, and never had it
                 homeless = Some(refused.0);
             }

@@ -14,7 +14,6 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 
 use crate::config;
 use crate::metrics::{Class, Why};
-use crate::policy::decision::Decision;
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 16 * 1024;
@@ -60,31 +59,40 @@ pub(super) struct Entry {
     method: String,
     path: String,
     pub(super) status: u16,
-    decided: Option<(String, Decision)>,
+    /// Empty if no rollout is concerned.
+    rollout: String,
+    /// Empty if no side saw it.
+    pub(super) side: &'static str,
+    /// How long it waited in line.
+    pub(super) held: Duration,
 }
 
 impl Entry {
     /// The query stays out: it may hold secrets.
     pub(super) fn new(client: IpAddr, method: &str, path: &str) -> Self {
-        Self { client, method: escape(method), path: escape(path), status: 0, decided: None }
+        let (method, path) = (escape(method), escape(path));
+        Self { client, method, path, status: 0, rollout: String::new(), side: "", held: Duration::ZERO }
     }
 
-    pub(super) fn decided(&mut self, rollout: &str, decision: Decision) {
-        self.decided = Some((rollout.to_owned(), decision));
+    /// The request is this rollout's business.
+    pub(super) fn of_rollout(&mut self, rollout: &str) {
+        rollout.clone_into(&mut self.rollout);
     }
 
     fn line(&self, at: Timestamp, why: Why, class: Class, elapsed: Duration) -> String {
-        let (rollout, side) = match &self.decided {
-            Some((rollout, decision)) => (rollout.as_str(), decision.side.as_str()),
-            None => ("", ""),
+        let held = match self.held {
+            Duration::ZERO => String::new(),
+            held => format!(",\"held_ms\":{:.3}", held.as_secs_f64() * 1e3),
         };
         format!(
             "{{\"time\":\"{at:.3}\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"{}\",\"status\":{},\
-             \"rollout\":\"{rollout}\",\"side\":\"{side}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}}}\n",
+             \"rollout\":\"{}\",\"side\":\"{}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}{held}}}\n",
             self.client,
             self.method,
             self.path,
             self.status,
+            self.rollout,
+            self.side,
             why.as_str(),
             class.as_str(),
             elapsed.as_secs_f64() * 1e3,

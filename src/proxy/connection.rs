@@ -3,9 +3,10 @@
 //! While nothing is to be read it is only a socket and a timer (*dormant*); hyper and its buffers come with the first byte
 //! and go when the client has been quiet for a moment. So ten thousand idle connections cost what their sockets cost.
 
+use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -121,6 +122,9 @@ async fn exchange(socket: Socket, client: &Rc<Client>) -> Next {
                 return Poll::Ready(result.map_err(Failed::Hyper));
             }
             watch.settle();
+            if watch.is_cut_off() {
+                return Poll::Ready(Err(Failed::CutOff));
+            }
             if watch.is_draining() && !asked_to_close {
                 asked_to_close = true;
                 Pin::new(&mut *hyper).graceful_shutdown();
@@ -138,7 +142,7 @@ async fn exchange(socket: Socket, client: &Rc<Client>) -> Next {
         }
     })
     .await;
-    let broken = watch.stage() == Stage::Busy || watch.stage() == Stage::Flushing;
+    let broken = matches!(watch.stage(), Stage::Busy | Stage::Held | Stage::Flushing);
     let parts = hyper.into_parts();
     let ClientIo { mut socket, verdict, .. } = parts.io.into_inner();
     socket.unread = join(parts.read_buf, socket.unread);
@@ -160,6 +164,7 @@ enum Failed {
     Hyper(hyper::Error),
     TooSlow,
     Stalled,
+    CutOff,
 }
 
 fn server(limits: &Limits) -> http1::Builder {
@@ -253,6 +258,14 @@ impl ClientIo {
             self.verdict = bytes.get(9..12).and_then(|code| StatusCode::from_bytes(code).ok());
         }
     }
+
+    /// Whether the client has closed its side, even behind bytes that nobody has read.
+    fn is_closed_by_client(&self, cx: &mut Context<'_>) -> bool {
+        match pin!(self.socket.stream.ready(Interest::READABLE)).poll(cx) {
+            Poll::Ready(ready) => ready.is_ok_and(|ready| ready.is_read_closed()),
+            Poll::Pending => false,
+        }
+    }
 }
 
 impl AsyncRead for ClientIo {
@@ -300,7 +313,13 @@ impl AsyncWrite for ClientIo {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Hyper flushes whenever it runs. It reads only when somebody wants to have a body, which a request that waits does
+        // not: this is where its client's going is seen.
+        if self.watch.stage() == Stage::Held && self.is_closed_by_client(cx) {
+            self.watch.left();
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         self.watch.flushed(); // a TCP socket has no buffer of its own to flush
         Poll::Ready(Ok(()))
     }

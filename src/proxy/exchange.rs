@@ -3,16 +3,19 @@
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
 use super::access_log::Entry;
 use super::body::{Progress, RequestBody, Upload};
-use super::watch::Watch;
+use super::subject::client_behind;
+use super::watch::{Running, Watch};
 use super::worker::{Pool, View, Worker};
-use crate::metrics::{Class, Failure, Shard, Why};
+use crate::metrics::{Class, Failure, RolloutMeters, Shard, Why};
 use crate::policy::decision::{Decision, Side};
+use crate::snapshot::Snapshot;
 use crate::upstream::Connection;
 
 /// One client's connection, as its requests see it.
@@ -31,6 +34,14 @@ impl Client {
         let forwarded_for = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
         Self { worker, watch, ip, forwarded_for }
     }
+
+    /// The address of whoever asks, behind the proxies that `snapshot` trusts.
+    pub(super) fn behind(&self, snapshot: &Snapshot, headers: &HeaderMap) -> IpAddr {
+        match snapshot.trusted_proxies.is_empty() {
+            true => self.ip,
+            false => client_behind(&snapshot.trusted_proxies, self.ip, headers),
+        }
+    }
 }
 
 /// Where a request is counted.
@@ -38,6 +49,8 @@ impl Client {
 enum Meter {
     Unsplit,
     Rollout(usize, Side),
+    /// The rollout that would have decided.
+    TurnedAway(usize),
 }
 
 /// The outcome of one request. It is told exactly once, when this is dropped, however the request ended.
@@ -82,6 +95,30 @@ impl Report {
         self.entry = Some(entry);
     }
 
+    /// From here on the request goes by `view`. To be called before anything is decided.
+    pub(super) fn goes_by(&mut self, view: Rc<View>) {
+        self.view = view;
+    }
+
+    /// The request has waited in line: what it takes from here on is what the backend takes.
+    pub(super) fn waited(&mut self) {
+        let now = Instant::now();
+        if let Some(entry) = &mut self.entry {
+            entry.held += now - self.started;
+        }
+        self.started = now;
+    }
+
+    /// Neither side will see this request, which `rollout` (an index into the snapshot's) would have decided.
+    pub(super) fn turned_away(&mut self, rollout: Option<usize>, why: Why) {
+        self.meter = rollout.map_or(Meter::Unsplit, Meter::TurnedAway);
+        self.why = why;
+        self.shard().begin();
+        if let (Some(entry), Some(rollout)) = (&mut self.entry, rollout) {
+            entry.of_rollout(&self.view.snapshot.rollouts[rollout].name);
+        }
+    }
+
     /// No rollout decides this request.
     pub(super) fn unsplit(&mut self, why: Why) {
         self.why = why;
@@ -93,8 +130,15 @@ impl Report {
         self.meter = Meter::Rollout(rollout, decision.side);
         self.why = Why::Decided(decision.reason);
         self.shard().begin();
+        let rollout = &self.view.snapshot.rollouts[rollout];
+        self.client.watch.runs(Running {
+            meters: address_of(&rollout.meters),
+            side: decision.side,
+            since: self.started,
+        });
         if let Some(entry) = &mut self.entry {
-            entry.decided(&self.view.snapshot.rollouts[rollout].name, decision);
+            entry.of_rollout(&rollout.name);
+            entry.side = decision.side.as_str();
         }
     }
 
@@ -127,6 +171,7 @@ impl Report {
         let series = match self.meter {
             Meter::Unsplit => &*snapshot.unsplit,
             Meter::Rollout(rollout, side) => snapshot.rollouts[rollout].meters.side(side),
+            Meter::TurnedAway(rollout) => snapshot.rollouts[rollout].meters.turned_away(),
         };
         series.shard(self.client.worker.index())
     }
@@ -136,9 +181,18 @@ impl Report {
         if self.why == Why::Refused {
             self.shard().begin(); // it never got as far as running
         }
-        self.shard().end(self.why, self.class.get(), elapsed);
+        let class = self.outcome();
+        self.shard().end(self.why, class, elapsed);
         if let (Some(entry), Some(log)) = (self.entry.take(), self.client.worker.access_log()) {
-            log.write(&entry, self.why, self.class.get(), elapsed);
+            log.write(&entry, self.why, class, elapsed);
+        }
+    }
+
+    /// Who is cut off has not gone away.
+    fn outcome(&self) -> Class {
+        match self.class.get() {
+            Class::Aborted if self.client.watch.is_cut_off() => Class::Error,
+            class => class,
         }
     }
 }
@@ -149,6 +203,11 @@ impl Drop for Report {
         self.tell(now);
         self.client.watch.response_ends(now);
     }
+}
+
+/// What tells a rollout's meters from all others, in every snapshot: they live as long as the process.
+pub(super) fn address_of(meters: &Arc<RolloutMeters>) -> usize {
+    Arc::as_ptr(meters).addr()
 }
 
 /// A backend's connection in use by one request, and what has to be true for another to use it.

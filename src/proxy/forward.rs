@@ -16,12 +16,15 @@ use tokio::time::Instant;
 
 use super::access_log::Entry;
 use super::body::{Progress, RequestBody, ResponseBody, Upload};
+use super::closed;
 use super::exchange::{Client, Link, Report};
+use super::form::Form;
 use super::headers::{self, Coding, Survey};
 use super::inspect::inspect;
-use super::respond::{Form, Refusal};
+use super::notice::Notice;
+use super::respond::Refusal;
 use super::route;
-use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn, client_behind};
+use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn};
 use super::watch::Wait;
 use super::worker::{Pool, View};
 use crate::metrics::{Class, Failure, Why};
@@ -49,7 +52,8 @@ pub(super) async fn handle(
                 if tells_length { body.with_unknown_length() } else { body }
             })
         }
-        Err(refusal) => {
+        Err(Stopped::TurnedAway(notice)) => notice.answer(report),
+        Err(Stopped::Refused(refusal)) => {
             // What follows a request to upgrade may be no request at all, whoever turns it down.
             let refusal = Refusal { close: refusal.close || survey.upgrade, ..refusal };
             refusal.answer(if survey.html { Form::Html } else { Form::Json }, report)
@@ -62,12 +66,17 @@ async fn forward(
     survey: Survey,
     has_fragment: bool,
     report: &mut Report,
-) -> Result<(Response<Incoming>, Link), Refusal> {
+) -> Result<(Response<Incoming>, Link), Stopped> {
+    note_for_the_log(report, &request);
+    let limits = &report.view.snapshot.limits;
+    inspect(&request, survey, has_fragment, limits, |name| decides(&report.view.snapshot, name))?;
+    let (mut parts, mut incoming) = request.into_parts();
+    if !report.view.snapshot.is_open {
+        // In a box: what a future may hold at some time it takes up at all times.
+        Box::pin(closed::let_in(report, &parts, &mut incoming, survey)).await?;
+    }
     let view = Rc::clone(&report.view);
     let snapshot = &*view.snapshot;
-    note_for_the_log(report, &request);
-    inspect(&request, survey, has_fragment, &snapshot.limits, |name| decides(snapshot, name))?;
-    let (mut parts, incoming) = request.into_parts();
     let way = find_way(report, snapshot, &parts)?;
     let asked = Asked { trailers: survey.te && wants_trailers(&parts.headers), upgrade: survey.upgrade };
     rewrite_request(&mut parts, survey, &way, report);
@@ -75,7 +84,28 @@ async fn forward(
     headers::frame_request(&mut parts.headers, body.size_hint().exact(), survey.content_length, upload.is_some());
     let request = Request::from_parts(parts, body);
     let (response, link) = send(report, &view, way.backend, request, upload).await?;
-    rewrite_response(response, link, asked, way, report)
+    Ok(rewrite_response(response, link, asked, way, report)?)
+}
+
+/// Why tidegate answers itself.
+#[derive(Debug)]
+enum Stopped {
+    /// Something is wrong with the request or its backend.
+    Refused(Refusal),
+    /// Something is closed.
+    TurnedAway(Box<Notice>),
+}
+
+impl From<Refusal> for Stopped {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Box<Notice>> for Stopped {
+    fn from(notice: Box<Notice>) -> Self {
+        Self::TurnedAway(notice)
+    }
 }
 
 /// Whether the header `name` decides where a request goes, under any rollout.
@@ -123,10 +153,7 @@ struct Way {
 }
 
 fn find_way(report: &mut Report, snapshot: &Snapshot, parts: &Parts) -> Result<Way, Refusal> {
-    let client = match snapshot.trusted_proxies.is_empty() {
-        true => report.client.ip,
-        false => client_behind(&snapshot.trusted_proxies, report.client.ip, &parts.headers),
-    };
+    let client = report.client.behind(snapshot, &parts.headers);
     let head = Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers, client };
     let found = route::find(&snapshot.routes, head).map_err(|route::Ambiguous| {
         let detail = "The path can be read in two ways that lead to different routes.";

@@ -6,6 +6,7 @@ use http::{HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
 use super::exchange::Report;
+use super::form::Form;
 use crate::metrics::Class;
 
 /// An answer of our own: a status, what a person needs to know, and the error type of RFC 9209 §2.3 for machines.
@@ -71,32 +72,19 @@ impl Refusal {
 
     fn body(self, form: Form) -> (&'static str, Bytes) {
         let (code, title, detail) = (self.status.as_u16(), self.title(), self.detail);
-        match form {
-            Form::Json => (
-                "application/problem+json",
-                format!("{{\"status\":{code},\"title\":\"{title}\",\"detail\":\"{detail}\"}}\n").into(),
+        let body = match form {
+            Form::Json => format!("{{\"status\":{code},\"title\":\"{title}\",\"detail\":\"{detail}\"}}\n"),
+            Form::Html => format!(
+                "<!doctype html><html lang=\"en\"><title>{code} {title}</title><h1>{title}</h1><p>{detail}</p></html>\n"
             ),
-            Form::Html => (
-                "text/html; charset=utf-8",
-                format!(
-                    "<!doctype html><html lang=\"en\"><title>{code} {title}</title>\
-                     <h1>{title}</h1><p>{detail}</p></html>\n"
-                )
-                .into(),
-            ),
-        }
+            Form::Text => format!("{detail}\n"),
+        };
+        (form.content_type(), body.into())
     }
 
     fn title(self) -> &'static str {
         self.status.canonical_reason().unwrap_or("Error")
     }
-}
-
-/// The two forms of our own answers: HTML for those who name it (browsers), JSON for everybody else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    Json,
-    Html,
 }
 
 /// The whole answer to a request that never became one, as bytes.

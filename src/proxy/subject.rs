@@ -11,7 +11,7 @@ use subtle::ConstantTimeEq as _;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::headers;
-use crate::config::{Force, Secret};
+use crate::config::{Bypass, Force, Secret};
 use crate::policy::bucket::Bucket;
 use crate::policy::decision::{OnMissing, Side, Subject};
 use crate::policy::network::Network;
@@ -258,6 +258,20 @@ fn forced(request: &Head<'_>, force: &Force) -> Option<Side> {
     (force.token.as_ref().is_some_and(by_token) || by_network()).then_some(side)
 }
 
+/// Whether a maintenance lets `request` pass: whom the config names, and whoever may choose a side under its rollout.
+#[must_use]
+pub fn passes_maintenance(request: &Head<'_>, bypass: &Bypass, force: Option<&Force>) -> bool {
+    let from_header = || bypass.header.as_ref().and_then(|name| request.headers.get(name)).map(HeaderValue::as_bytes);
+    let from_cookie = || bypass.cookie.as_ref().and_then(|name| headers::cookie(request.headers, name));
+    let is_token = |secret: &Secret, value: Option<&[u8]>| {
+        value.is_some_and(|value| secret.expose().as_bytes().ct_eq(value).into())
+    };
+    let by_token = |secret| is_token(secret, from_header()) || is_token(secret, from_cookie());
+    bypass.networks.iter().any(|network| network.contains(request.client))
+        || bypass.token.as_ref().is_some_and(by_token)
+        || force.is_some_and(|force| forced(request, force).is_some())
+}
+
 /// A request for [`crate::policy::route::Routes::find`], read by one spelling of its path.
 #[derive(Debug)]
 pub struct RouteTarget<'a> {
@@ -400,6 +414,38 @@ mod tests {
             let uri = Uri::from_static("/");
             let head = Head { method: &Method::GET, uri: &uri, headers: &headers, client: CLIENT };
             assert_eq!(forced(&head, force), side, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_maintenance_lets_pass_whom_it_should() {
+        let bypass = Bypass {
+            header: Some("x-look".into()),
+            cookie: Some("look".into()),
+            token: Some(Secret::new("s3cret\n")),
+            networks: vec![],
+        };
+        let by_network = Bypass { networks: vec!["192.0.2.0/24".parse().unwrap()], ..Bypass::default() };
+        let elsewhere = Bypass { networks: vec!["198.51.100.0/24".parse().unwrap()], ..Bypass::default() };
+        let force =
+            Force { header: Some("x-canary".into()), networks: by_network.networks.clone(), ..Force::default() };
+        for (bypass, force, name, value, passes) in [
+            (&bypass, None, "x-look", "s3cret", true),
+            (&bypass, None, "x-look", "s3cre", false),
+            (&bypass, None, "x-look", "", false),
+            (&bypass, None, "cookie", "look=s3cret", true),
+            (&bypass, None, "cookie", "other=s3cret", false),
+            (&by_network, None, "x-look", "", true),
+            (&elsewhere, None, "x-look", "", false),
+            (&elsewhere, Some(&force), "x-canary", "always", true),
+            (&elsewhere, Some(&force), "x-canary", "rubbish", false),
+            (&elsewhere, None, "x-canary", "always", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+            let uri = Uri::from_static("/");
+            let head = Head { method: &Method::GET, uri: &uri, headers: &headers, client: CLIENT };
+            assert_eq!(passes_maintenance(&head, bypass, force), passes, "{name}: {value}");
         }
     }
 

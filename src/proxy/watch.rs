@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::ClientTimeouts;
+use crate::policy::decision::Side;
 
 /// How long a kept-alive connection keeps its buffers after a response.
 const DOZE_AFTER: Duration = Duration::from_millis(200);
@@ -45,8 +46,19 @@ pub(super) enum Stage {
     Head,
     /// A request is being answered.
     Busy,
+    /// A request waits in line: nobody reads its body, so nobody would see its client go.
+    Held,
     /// The answer is complete but not yet written.
     Flushing,
+}
+
+/// A request that a side answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Running {
+    /// Whose request it is: the address of the rollout's meters.
+    pub(super) meters: usize,
+    pub(super) side: Side,
+    pub(super) since: Instant,
 }
 
 /// The state of one client connection that its parts share.
@@ -64,6 +76,8 @@ pub(super) struct Watch {
     allowance: Cell<usize>,
     client_left: Cell<bool>,
     draining: Cell<bool>,
+    running: Cell<Option<Running>>,
+    cut_off: Cell<bool>,
     timer: RefCell<Option<Timer>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -97,6 +111,8 @@ impl Watch {
             allowance: Cell::new(0),
             client_left: Cell::new(false),
             draining: Cell::new(false),
+            running: Cell::new(None),
+            cut_off: Cell::new(false),
             timer: RefCell::new(None),
             waker: RefCell::new(None),
         }
@@ -120,7 +136,7 @@ impl Watch {
                 self.request_line.set(if self.ahead.take() { RequestLine::Read } else { RequestLine::Unread });
             }
             Stage::Head => {}
-            Stage::Busy | Stage::Flushing => self.ahead.set(true),
+            Stage::Busy | Stage::Held | Stage::Flushing => self.ahead.set(true),
         }
         if self.stage.get() == Stage::Head {
             self.read_request_line(bytes);
@@ -150,9 +166,25 @@ impl Watch {
         self.request_line.replace(RequestLine::Read) == RequestLine::HasFragment
     }
 
+    /// The request waits in line, or has ceased to.
+    pub(super) fn waits_in_line(&self, it_does: bool) {
+        self.stage.set(if it_does { Stage::Held } else { Stage::Busy });
+    }
+
+    /// A side answers the request.
+    pub(super) fn runs(&self, running: Running) {
+        self.running.set(Some(running));
+    }
+
+    /// The request that a side answers at this moment.
+    pub(super) fn running(&self) -> Option<Running> {
+        self.running.get()
+    }
+
     /// The last byte of the answer has been handed to hyper.
     pub(super) fn response_ends(&self, now: Instant) {
         self.stage.set(Stage::Flushing);
+        self.running.set(None);
         self.wait.set(None);
         self.expired.set(None);
         self.idle_since.set(now);
@@ -269,7 +301,7 @@ impl Watch {
 
     // -- drain
 
-    /// Remembers whom to wake when the process drains.
+    /// Remembers whom to wake when the process drains, or a side.
     pub(super) fn belongs_to(&self, waker: &Waker) {
         self.waker.replace(Some(waker.clone()));
     }
@@ -284,6 +316,18 @@ impl Watch {
 
     pub(super) fn is_draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Ends the connection in the middle of what it does.
+    pub(super) fn cut_off(&self) {
+        self.cut_off.set(true);
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.cut_off.get()
     }
 }
 

@@ -14,22 +14,24 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
 use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{spawn_local, unconstrained, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::access_log::AccessLog;
 use super::body::RequestBody;
 use super::connection;
+use super::exchange::address_of;
 use super::watch::Watch;
 use crate::metrics::{ConnectionMeters, Registry};
-use crate::snapshot::{Endpoint, Snapshot};
+use crate::policy::decision::Side;
+use crate::snapshot::{Endpoint, Rollout, Snapshot};
 use crate::upstream;
 
 /// The upstream pools of a worker carry the proxy's request bodies.
 pub(super) type Pool = upstream::Pool<RequestBody>;
 
-/// How often unused upstream connections are looked at.
+/// How often unused upstream connections and the drains of sides are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What every worker needs from the rest of the process.
@@ -65,14 +67,34 @@ pub struct Arrival {
     pub peer: SocketAddr,
 }
 
-/// x
-pub type Errands = mpsc::UnboundedSender<Arrival>;
+/// What a worker can be sent to do.
+#[derive(Debug)]
+pub enum Errand {
+    /// To serve a client.
+    Serve(Arrival),
+    /// To open connections before anybody needs them.
+    Warm(Warming),
+}
+
+/// Connections to be opened before anybody needs them.
+#[derive(Debug)]
+pub struct Warming {
+    /// Where to; endpoints that the worker has no pool for are left out.
+    pub endpoints: Arc<[Endpoint]>,
+    /// How many to each.
+    pub each: usize,
+    /// Told how many there are, once all have been tried.
+    pub opened: oneshot::Sender<usize>,
+}
+
+/// The way to a worker for those who must not keep it alive: it drains until nobody else can hand it a connection.
+pub type Errands = mpsc::WeakUnboundedSender<Errand>;
 
 /// The outside of a worker: hand it connections, then wait for it.
 #[derive(Debug)]
 pub struct Handle {
     /// Takes connections over; the worker drains once the process does.
-    pub arrivals: mpsc::UnboundedSender<Arrival>,
+    pub errands: mpsc::UnboundedSender<Errand>,
     /// Ends when the last connection has ended, or when the process says so.
     pub thread: JoinHandle<()>,
 }
@@ -82,7 +104,7 @@ pub struct Handle {
 /// # Errors
 /// When the thread or its runtime cannot be made.
 pub fn start(index: usize, shared: Shared) -> io::Result<Handle> {
-    let (arrivals, incoming) = mpsc::unbounded_channel();
+    let (errands, incoming) = mpsc::unbounded_channel();
     let (made, is_made) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
         let runtime = match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
@@ -93,10 +115,10 @@ pub fn start(index: usize, shared: Shared) -> io::Result<Handle> {
         runtime.block_on(run(index, shared, incoming));
     })?;
     is_made.recv().map_err(|_| io::Error::other("the worker's thread ended at once"))??;
-    Ok(Handle { arrivals, thread })
+    Ok(Handle { errands, thread })
 }
 
-async fn run(index: usize, shared: Shared, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+async fn run(index: usize, shared: Shared, mut errands: mpsc::UnboundedReceiver<Errand>) {
     let mut ending = shared.ending.clone();
     let worker = Rc::new(Worker::new(index, shared));
     let mut sweep = interval(SWEEP_EVERY);
@@ -110,14 +132,14 @@ async fn run(index: usize, shared: Shared, mut arrivals: mpsc::UnboundedReceiver
                     break;
                 }
             }
-            Some(arrival) = arrivals.recv() => worker.take_over(arrival),
+            Some(errand) = errands.recv() => worker.go(errand),
             _ = sweep.tick() => unconstrained(worker.sweep()).await, // all of them, not as many as the budget allows
         }
     }
     let emptied = async {
         // What the door still has comes first; then it closes and this ends.
-        while let Some(arrival) = arrivals.recv().await {
-            worker.take_over(arrival);
+        while let Some(errand) = errands.recv().await {
+            worker.go(errand);
         }
         // The runtime looks at its sockets before it comes back: requests that are there by now are answered.
         yield_now().await;
@@ -148,6 +170,8 @@ pub(super) struct View {
     pub(super) snapshot: Arc<Snapshot>,
     /// For each backend of the snapshot, a pool for each endpoint.
     backends: Vec<Endpoints>,
+    /// The pools that no side uses any more but those that are being drained.
+    emptied: Vec<Rc<Pool>>,
 }
 
 #[derive(Debug)]
@@ -168,7 +192,7 @@ impl View {
                 pool
             })
         };
-        let backends = snapshot
+        let backends: Vec<Endpoints> = snapshot
             .backends
             .iter()
             .map(|backend| Endpoints {
@@ -176,7 +200,8 @@ impl View {
                 turn: Cell::default(),
             })
             .collect();
-        Self { snapshot, backends }
+        let emptied = emptied(&backends, &snapshot.emptied_backends());
+        Self { snapshot, backends, emptied }
     }
 
     /// Lets go of the pools that `next` does not go on with.
@@ -190,6 +215,11 @@ impl View {
         }
     }
 
+    /// The pool of `endpoint`, if a backend has it.
+    fn pool(&self, endpoint: &Endpoint) -> Option<Rc<Pool>> {
+        self.backends.iter().flat_map(|backend| &backend.pools).find(|pool| pool.endpoint() == endpoint).cloned()
+    }
+
     /// The pools of `backend`, the one whose turn it is first.
     pub(super) fn pools(&self, backend: usize) -> impl Iterator<Item = &Rc<Pool>> {
         let Endpoints { pools, turn } = &self.backends[backend];
@@ -197,6 +227,30 @@ impl View {
         turn.set(first + 1);
         pools[first..].iter().chain(&pools[..first])
     }
+}
+
+/// The pools of these backends (indices) that the others do not share.
+fn emptied(backends: &[Endpoints], emptied: &[usize]) -> Vec<Rc<Pool>> {
+    let pools = |is_emptied: bool| {
+        let chosen = backends.iter().enumerate().filter(move |(at, _)| emptied.contains(at) == is_emptied);
+        chosen.flat_map(|(_, backend)| backend.pools.iter())
+    };
+    let is_shared = |pool: &Rc<Pool>| pools(false).any(|used| Rc::ptr_eq(used, pool));
+    pools(true).filter(|pool| !is_shared(pool)).cloned().collect()
+}
+
+/// Opens connections one after the other, so that whoever is served meanwhile hardly notices.
+async fn warm(view: Rc<View>, warming: Warming) {
+    let mut opened = 0;
+    for endpoint in warming.endpoints.iter() {
+        let Some(pool) = view.pool(endpoint) else { continue };
+        for _ in 0..warming.each {
+            let Ok(connection) = upstream::connect(endpoint).await else { break };
+            pool.put(connection, Instant::now());
+            opened += 1;
+        }
+    }
+    let _nobody_may_want_to_know = warming.opened.send(opened);
 }
 
 impl Worker {
@@ -241,6 +295,13 @@ impl Worker {
         &self.shared.registry.connections[self.index]
     }
 
+    fn go(self: &Rc<Self>, errand: Errand) {
+        match errand {
+            Errand::Serve(arrival) => self.take_over(arrival),
+            Errand::Warm(warming) => drop(spawn_local(warm(self.view(), warming))),
+        }
+    }
+
     fn take_over(self: &Rc<Self>, arrival: Arrival) {
         let Ok(stream) = TcpStream::from_std(arrival.stream) else { return self.meters().closed.increment() };
         let watch = Rc::new(Watch::new(self.view().snapshot.timeouts.clone(), Instant::now()));
@@ -260,6 +321,33 @@ impl Worker {
             Poll::Ready(())
         })
         .await;
+        view.emptied.iter().for_each(|pool| pool.close_idle());
+        view.snapshot.rollouts.iter().for_each(|rollout| self.look_after_drain(rollout, now));
+    }
+
+    /// Tells how long the oldest request has run on a side that is being drained, and cuts off what has run too long.
+    fn look_after_drain(&self, rollout: &Rollout, now: Instant) {
+        for side in Side::ALL {
+            let is_emptied = rollout.empties(side);
+            let since = if is_emptied { self.running_on(rollout, side, |_| {}) } else { None };
+            let age = since.map(|since| now.saturating_duration_since(since));
+            rollout.meters.side(side).shard(self.index).oldest_is(age);
+            if is_emptied && rollout.cut == Some(side) {
+                self.running_on(rollout, side, Watch::cut_off);
+            }
+        }
+    }
+
+    /// Does `act` on the connections whose request `side` answers. Gives when the oldest of these requests began.
+    fn running_on(&self, rollout: &Rollout, side: Side, act: impl Fn(&Watch)) -> Option<Instant> {
+        let meters = address_of(&rollout.meters);
+        let connections = self.connections.borrow();
+        let on_side = |watch: &Rc<Watch>| {
+            let running = watch.running().filter(|running| running.meters == meters && running.side == side)?;
+            act(watch);
+            Some(running.since)
+        };
+        connections.values().filter_map(on_side).min()
     }
 
     fn drain(&self) {

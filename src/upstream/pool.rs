@@ -57,11 +57,16 @@ where
         self.idle.borrow_mut().push(connection);
     }
 
+    /// Closes what is unused.
+    pub fn close_idle(&self) {
+        self.idle.borrow_mut().clear();
+    }
+
     /// Closes what is unused, and keeps nothing from now on: the config names this endpoint no more, but requests that
     /// began before may hold the pool for hours.
     pub fn retire(&self) {
         self.retired.set(true);
-        self.idle.borrow_mut().clear();
+        self.close_idle();
     }
 
     /// Closes what was unused for too long or was closed by the backend.

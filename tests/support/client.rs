@@ -40,6 +40,11 @@ impl Client {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::over(stream)
+    }
+
+    /// Over a connection that somebody else has made.
+    pub fn over(stream: TcpStream) -> Self {
         Self { stream, unread: Vec::new() }
     }
 

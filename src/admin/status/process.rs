@@ -47,7 +47,7 @@ fn reload(reload: &Reload) -> ReloadStatus {
 }
 
 fn state(overview: &Overview) -> StateStatus {
-    let (durable, why) = durability(&overview.journal.durability().borrow());
+    let (durable, why) = durability(&overview.journal.durability());
     StateStatus { durable, why, note: overview.lost.clone() }
 }
 

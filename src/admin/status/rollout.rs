@@ -116,7 +116,9 @@ fn waits_for(state: &State, steps: &[Step], frozen: bool) -> Option<String> {
     }
     let words = match position.waits_for(steps) {
         _ if state.is_rolled_back() => "the rollback to be lifted".to_owned(),
-        _ if state.overridden.is_some() => "the percent that was set by hand to be taken away, or a promotion".to_owned(),
+        _ if state.overridden.is_some() => {
+            "the percent that was set by hand to be taken away, or a promotion".to_owned()
+        }
         _ if state.drain.is_some() => "the end of the drain".to_owned(),
         _ if state.standing.maintenance.is_some() => "the end of the maintenance".to_owned(),
         _ if position.paused => "somebody to let the paused steps go on".to_owned(),

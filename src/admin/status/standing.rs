@@ -14,12 +14,17 @@ pub(super) fn deed(at: SystemTime, by: &Actor, reason: &str) -> Deed {
 }
 
 pub(super) fn maintenance(service: &Service) -> Option<MaintenanceStatus> {
-    let Maintenance { message, read_only, retry_after, at, by, reason } = &service.maintenance.as_ref()?.asked;
+    let Maintenance { message, read_only, retry_after, at, by, reason } = service.maintenance.as_deref()?;
     let retry_after = retry_after.map(|retry_after| match retry_after {
         RetryAfter::In(duration) => spelled(duration),
         RetryAfter::At(at) => rfc3339(at),
     });
-    Some(MaintenanceStatus { message: message.clone(), read_only: *read_only, retry_after, deed: deed(*at, by, reason) })
+    Some(MaintenanceStatus {
+        message: message.clone(),
+        read_only: *read_only,
+        retry_after,
+        deed: deed(*at, by, reason),
+    })
 }
 
 /// A queue without a hold is one whose hold has ended: those who still wait in it go on.

@@ -13,7 +13,7 @@ pub(super) const NAME: &str = "lock";
 /// Holds the directory for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -33,7 +33,14 @@ impl Lock {
             Err(TryLockError::Error(cause)) => return Err(failed(cause)),
         }
         let _ = sign(&file); // only for the words of the error above; on a full disk the lock holds all the same
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that is just being started has a copy of the file until it runs its program.
+        let _ = self.file.unlock();
     }
 }
 
@@ -52,10 +59,11 @@ fn holder(file: &File) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::journal::tests::folder;
 
     #[test]
     fn a_directory_has_one_holder_and_the_second_is_told_who() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let first = Lock::take(dir.path()).unwrap();
         let error = Lock::take(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("by process {}", std::process::id())), "{error}");
@@ -66,7 +74,7 @@ mod tests {
 
     #[test]
     fn what_an_earlier_holder_wrote_does_not_matter() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         std::fs::write(dir.path().join(NAME), "4000000000 and more").unwrap();
         let _held = Lock::take(dir.path()).unwrap();
         assert_eq!(std::fs::read_to_string(dir.path().join(NAME)).unwrap(), format!("{}\n", std::process::id()));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::audit::{Entry, Head};
 use super::chain::{MAX_UNLOGGED_SIZE, RECENT};
 use super::lines::{Lines, MAX_LINE};
+use super::plain_file;
 use super::state_file::sync_dir;
 
 /// The file's name.
@@ -40,7 +41,7 @@ impl Log {
 
     /// Looks at the end of the file; there may be none.
     pub(super) fn look(&self) -> io::Result<Tail> {
-        match OpenOptions::new().read(true).append(true).open(path(&self.dir)) {
+        match self.open(OpenOptions::new().read(true).append(true)) {
             Ok(file) => Tail::read(&file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Tail::default()),
             Err(error) => Err(error),
@@ -53,7 +54,7 @@ impl Log {
         if unlogged.is_empty() {
             return Ok(());
         }
-        let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(path(&self.dir))?;
+        let mut file = self.open(OpenOptions::new().read(true).append(true).create(true).mode(0o640))?;
         let (end, present) = self.find_end(&file, unlogged)?;
         // Until all is done, only an end before all of these entries is one to come back to.
         (self.end, self.torn) = ((present == 0).then_some(end), true);
@@ -69,6 +70,13 @@ impl Log {
         }
         (self.end, self.torn) = (Some(end + text.len() as u64), false);
         Ok(())
+    }
+
+    /// Opens it anew each time: it may have been moved away since.
+    fn open(&self, options: &OpenOptions) -> io::Result<File> {
+        let path = path(&self.dir);
+        plain_file(&path).map_err(|_| io::Error::other("it is not a plain file"))?;
+        options.open(path)
     }
 
     /// Where to append, and how many of the entries are already there.
@@ -105,8 +113,8 @@ impl Tail {
         if end < len {
             tracing::warn!(bytes = len - end, "the last line of {NAME} was not whole and is cut off");
             file.set_len(end)?;
-            file.sync_all()?;
         }
+        file.sync_all()?; // what is seen here counts as written from now on
         let lines: Vec<&[u8]> = text[first_line..whole].split_inclusive(|byte| *byte == b'\n').collect();
         let last = &lines[lines.len().saturating_sub(RECENT)..];
         Ok(Self { entries: last.iter().filter_map(|line| serde_json::from_slice(line).ok()).collect(), end })
@@ -142,8 +150,9 @@ fn whole_lines(text: &[u8]) -> usize {
     if is_json { end } else { start }
 }
 
-/// Where it is.
-pub(super) fn path(dir: &Path) -> PathBuf {
+/// Where the audit log of a state directory is.
+#[must_use]
+pub fn path(dir: &Path) -> PathBuf {
     dir.join(NAME)
 }
 

@@ -172,13 +172,14 @@ fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<Stored<T>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::journal::tests::folder;
 
     fn stored(state: &u64) -> Stored<&u64> {
         Stored { head: Head::default(), unlogged: Vec::new(), state }
     }
 
     fn written() -> (tempfile::TempDir, StateFile, Vec<u8>) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let file = StateFile::new(dir.path());
         file.write(&stored(&7)).unwrap();
         let text = fs::read(file.path()).unwrap();
@@ -282,7 +283,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_stays_where_it_is() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let file = StateFile::new(dir.path());
         fs::create_dir(file.path()).unwrap(); // reading it fails, for root too
         assert!(matches!(file.read::<u64>(), Reading::Unreadable { .. }));

@@ -22,6 +22,12 @@ fn draft(reason: &str) -> Draft {
     }
 }
 
+/// A folder in memory if there is such a place: the tests sync thousands of times, and a busy disk is not what they are
+/// about.
+pub(super) fn folder() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn wait<F: Future>(future: F) -> F::Output {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(future)
 }
@@ -33,8 +39,8 @@ fn commit(journal: &Words, state: &str, count: usize) -> Durability {
 }
 
 fn becomes_durable(journal: &Words) {
-    let mut durability = journal.durability();
-    let durable = durability.wait_for(|now| *now == Durability::Durable);
+    let mut outcomes = journal.outcomes();
+    let durable = outcomes.wait_for(|now| *now == Durability::Durable);
     let in_time = async { tokio::time::timeout(Duration::from_secs(20), durable).await.is_ok() };
     assert!(wait(in_time), "not durable by itself");
 }
@@ -54,7 +60,7 @@ fn reopen(dir: &Path) -> (Words, Found<String>) {
 
 #[test]
 fn what_was_committed_is_found_again() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (journal, found) = reopen(dir.path());
     assert_eq!(found, Found::Nothing);
     assert_eq!(commit(&journal, "a", 2), Durability::Durable);
@@ -67,7 +73,7 @@ fn what_was_committed_is_found_again() {
     assert_eq!(found, Found::State("c".to_owned()));
     assert_eq!(journal.head().seq, 3);
     assert_eq!(journal.entries(2, 10).unwrap(), [Entry::clone(&committed.entries[0])]);
-    assert_eq!(*journal.durability().borrow(), Durability::Durable);
+    assert_eq!(journal.durability(), Durability::Durable);
 }
 
 #[test]
@@ -75,14 +81,14 @@ fn without_a_directory_the_last_entries_are_kept() {
     let journal = Words::in_memory();
     assert_eq!(commit(&journal, "a", 3), Durability::NoStateDir);
     assert_eq!(commit(&journal, "b", 2_000), Durability::NoStateDir);
-    assert_eq!(*journal.durability().borrow(), Durability::NoStateDir);
+    assert_eq!(journal.durability(), Durability::NoStateDir);
     let kept = journal.entries(0, 5_000).unwrap();
     assert_eq!((kept.len(), kept[0].seq, journal.head().seq), (1_000, 1_004, 2_003));
 }
 
 #[test]
 fn a_second_journal_is_refused() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let first = reopen(dir.path());
     let error = Words::open(dir.path()).unwrap_err().to_string();
     assert!(error.contains("is in use by process"), "{error}");
@@ -93,7 +99,7 @@ fn a_second_journal_is_refused() {
 #[test]
 fn what_is_not_a_plain_file_is_refused() {
     for name in [state_file::NAME, log::NAME, lock::NAME] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         fs::create_dir(dir.path().join(name)).unwrap();
         let error = Words::open(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("{name} is not a plain file\nhelp: ")), "{error}");
@@ -105,7 +111,7 @@ fn what_is_not_a_plain_file_is_refused() {
 
 #[test]
 fn a_kill_at_any_point_between_the_two_files_leaves_each_entry_once() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (state_path, log_path) = (dir.path().join(state_file::NAME), log::path(dir.path()));
     let (journal, _) = reopen(dir.path());
     commit(&journal, "before", 2);
@@ -132,7 +138,7 @@ fn a_kill_at_any_point_between_the_two_files_leaves_each_entry_once() {
 #[test]
 fn a_torn_last_line_is_cut_off() {
     for torn in [&b"{\"seq\":"[..], b"no json\n", &[0; 5_000]] {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         commit(&reopen(dir.path()).0, "a", 2);
         let whole = fs::read(log::path(dir.path())).unwrap();
         fs::write(log::path(dir.path()), [&whole, torn].concat()).unwrap();
@@ -143,7 +149,7 @@ fn a_torn_last_line_is_cut_off() {
 
 #[test]
 fn a_log_that_others_changed_is_gone_on_with_and_shows_it() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let log_path = log::path(dir.path());
     let (journal, _) = reopen(dir.path());
     commit(&journal, "a", 3);
@@ -164,7 +170,7 @@ fn a_log_that_others_changed_is_gone_on_with_and_shows_it() {
 
 #[test]
 fn after_a_corrupt_state_the_chain_goes_on_from_the_log() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     commit(&reopen(dir.path()).0, "a", 3);
     fs::write(dir.path().join(state_file::NAME), "").unwrap();
     let (journal, found) = reopen(dir.path());
@@ -176,7 +182,7 @@ fn after_a_corrupt_state_the_chain_goes_on_from_the_log() {
 
 #[test]
 fn a_write_that_fails_is_told_and_made_good_by_itself() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let state_path = dir.path().join(state_file::NAME);
     let (journal, _) = reopen(dir.path());
     commit(&journal, "a", 1);
@@ -200,7 +206,7 @@ fn a_write_that_fails_is_told_and_made_good_by_itself() {
 
 #[test]
 fn a_log_that_cannot_be_appended_to_catches_up() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (journal, _) = reopen(dir.path());
     commit(&journal, "a", 1);
     let (log_path, moved) = (log::path(dir.path()), dir.path().join("moved"));
@@ -223,14 +229,19 @@ impl<'a> SmallDisk<'a> {
         mounted.is_ok_and(|output| output.status.success()).then_some(Self(dir))
     }
 
-    fn remount(&self, how: &str) {
-        assert!(Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(self.0).status().unwrap().success());
+    /// Lays the same files over it, read-only. (It cannot be made so itself: the lock is open for writing.)
+    fn cover(&self) {
+        assert!(Command::new("mount").args(["-o", "bind,ro"]).args([self.0; 2]).status().unwrap().success());
+    }
+
+    fn uncover(&self) {
+        assert!(Command::new("umount").arg(self.0).status().unwrap().success());
     }
 }
 
 impl Drop for SmallDisk<'_> {
     fn drop(&mut self) {
-        let _ = Command::new("umount").args(["-l"]).arg(self.0).status();
+        let _ = Command::new("umount").args(["--lazy", "--recursive"]).arg(self.0).status();
     }
 }
 
@@ -251,12 +262,12 @@ fn survives(dir: &Path, fail: impl FnOnce(), told: &str, heal: impl FnOnce()) {
 
 #[test]
 fn a_full_or_read_only_disk_is_survived() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     if let Some(disk) = SmallDisk::mount(dir.path()) {
         let filler = dir.path().join("filler");
         let fill = || assert!(fs::write(&filler, vec![0; 100_000]).is_err());
         survives(dir.path(), fill, "No space left on device", || fs::remove_file(&filler).unwrap());
-        survives(dir.path(), || disk.remount("ro"), "Read-only file system", || disk.remount("rw"));
+        survives(dir.path(), || disk.cover(), "Read-only file system", || disk.uncover());
     } else {
         let obstacle = dir.path().join(".state.json.tmp");
         survives(dir.path(), || fs::create_dir(&obstacle).unwrap(), "", || fs::remove_dir(&obstacle).unwrap());
@@ -265,7 +276,7 @@ fn a_full_or_read_only_disk_is_survived() {
 
 #[test]
 fn many_at_once_make_one_chain() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (journal, _) = reopen(dir.path());
     let (together, journal_) = (Barrier::new(4), &journal);
     thread::scope(|scope| {
@@ -287,7 +298,7 @@ fn many_at_once_make_one_chain() {
 
 #[test]
 fn old_entries_are_read_from_the_file() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = folder();
     let (journal, _) = reopen(dir.path());
     commit(&journal, "a", 2_500);
     commit(&journal, "b", 1);
@@ -304,8 +315,8 @@ fn old_entries_are_read_from_the_file() {
 #[derive(Clone, Debug)]
 enum Act {
     Commit(usize),
-    /// The process is killed; the log has this share of what the last commit appended.
-    Kill(f64),
+    /// The process is killed; the log has these thousandths of what the last commit appended.
+    Kill(usize),
     /// The disk refuses for one commit.
     Fail(usize),
 }
@@ -313,7 +324,7 @@ enum Act {
 fn acts() -> impl Strategy<Value = Vec<Act>> {
     let act = prop_oneof![
         (0_usize..4).prop_map(Act::Commit),
-        (0.0..=1.0).prop_map(Act::Kill),
+        (0_usize..=1_000).prop_map(Act::Kill),
         (0_usize..4).prop_map(Act::Fail),
     ];
     prop::collection::vec(act, 1..12)
@@ -324,7 +335,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_last_state_is_found_and_each_entry_is_there_once(acts in acts()) {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let log_path = log::path(dir.path());
         let mut journal = reopen(dir.path()).0;
         let (mut last, mut entries, mut log_before) = (Found::Nothing, 0, Vec::new());
@@ -347,11 +358,11 @@ proptest! {
                     entries += count as u64;
                     last = Found::State(state);
                 }
-                Act::Kill(share) => {
+                Act::Kill(thousandths) => {
                     drop(journal);
                     let log = fs::read(&log_path).unwrap_or_default();
                     let appended = log.len() - log_before.len();
-                    let left = log_before.len() + (appended as f64 * share) as usize;
+                    let left = log_before.len() + appended * thousandths / 1_000;
                     if !log.is_empty() {
                         fs::write(&log_path, &log[..left]).unwrap();
                     }

@@ -32,6 +32,8 @@ pub(super) struct Inbox<T> {
     state: Option<T>,
     /// Who waits for the next attempt's outcome.
     waiting: Vec<oneshot::Sender<Durability>>,
+    /// Since when the writer is at work, while it is.
+    busy_since: Option<SystemTime>,
     is_closing: bool,
     has_ended: bool,
 }
@@ -46,12 +48,7 @@ struct Batch<T> {
 
 impl<T> Inbox<T> {
     /// Puts a commit on the pile; gives its entries as they will be written.
-    pub(super) fn put(
-        &mut self,
-        state: T,
-        drafts: Vec<Draft>,
-        answer: oneshot::Sender<Durability>,
-    ) -> Vec<Arc<Entry>> {
+    pub(super) fn put(&mut self, state: T, drafts: Vec<Draft>, answer: oneshot::Sender<Durability>) -> Vec<Arc<Entry>> {
         if !self.has_ended {
             self.state = Some(state);
             self.waiting.push(answer);
@@ -59,7 +56,19 @@ impl<T> Inbox<T> {
         self.chain.add(drafts)
     }
 
+    /// Since when the disk has not answered, if that is for longer than `patience`.
+    pub(super) fn hangs(&self, patience: Duration, now: SystemTime) -> Option<SystemTime> {
+        self.busy_since.filter(|since| now.duration_since(*since).is_ok_and(|busy| busy > patience))
+    }
+
+    /// An attempt is over, and this many more entries are in the log.
+    fn finish(&mut self, logged: usize) {
+        self.busy_since = None;
+        self.chain.logged(logged);
+    }
+
     fn take(&mut self) -> Batch<T> {
+        self.busy_since = Some(SystemTime::now());
         Batch {
             state: self.state.take(),
             head: self.chain.head().clone(),
@@ -71,7 +80,8 @@ impl<T> Inbox<T> {
 
 impl<T> Desk<T> {
     pub(super) fn new(chain: Chain) -> Self {
-        let inbox = Inbox { chain, state: None, waiting: Vec::new(), is_closing: false, has_ended: false };
+        let inbox =
+            Inbox { chain, state: None, waiting: Vec::new(), busy_since: None, is_closing: false, has_ended: false };
         Self { inbox: Mutex::new(inbox), changed: Condvar::new() }
     }
 
@@ -145,13 +155,10 @@ impl<T: Serialize> Writer<T> {
     pub(super) fn attempt(&mut self) {
         let Batch { state, head, unlogged, waiting } = self.desk.inbox().take();
         self.unwritten = state.or(self.unwritten.take());
-        match self.write(head, &unlogged) {
-            Ok(()) => {
-                self.desk.inbox().chain.logged(unlogged.len());
-                self.tell(None);
-            }
-            Err(why) => self.tell(Some(why)),
-        }
+        let written = self.write(head, &unlogged);
+        let is_written = written.is_ok();
+        self.tell(written.err());
+        self.desk.inbox().finish(if is_written { unlogged.len() } else { 0 });
         let outcome = self.durability.borrow().clone();
         for answer in waiting {
             let _ = answer.send(outcome.clone()); // who asked may not wait for it
@@ -211,6 +218,7 @@ mod tests {
 
     use super::*;
     use crate::control::journal::audit::Who;
+    use crate::control::journal::tests::folder;
 
     fn draft(reason: &str) -> Draft {
         let who = Who { kind: "operator".to_owned(), name: "ada".to_owned() };
@@ -221,7 +229,7 @@ mod tests {
 
     #[test]
     fn commits_that_wait_are_written_as_one() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let desk = Arc::new(Desk::new(Chain::new(Head::default(), VecDeque::new(), 0)));
         let lock = Lock::take(dir.path()).unwrap();
         let (mut writer, _) = Writer::new(dir.path(), Arc::clone(&desk), Log::new(dir.path()), lock);
@@ -244,6 +252,17 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_that_does_not_answer_is_told_after_a_while() {
+        let mut inbox = Desk::<u64>::new(Chain::new(Head::default(), VecDeque::new(), 0)).inbox.into_inner().unwrap();
+        let (patience, second) = (Duration::from_secs(2), Duration::from_secs(1));
+        assert_eq!(inbox.hangs(patience, SystemTime::now() + 9 * second), None);
+        inbox.take();
+        let began = inbox.busy_since.unwrap();
+        assert_eq!(inbox.hangs(patience, began + 2 * second), None);
+        assert_eq!(inbox.hangs(patience, began + 3 * second), Some(began));
+    }
+
+    #[test]
     fn a_writer_that_ends_badly_leaves_nobody_waiting() {
         struct Bad;
         impl Serialize for Bad {
@@ -251,7 +270,7 @@ mod tests {
                 panic!("a state that cannot be written down")
             }
         }
-        let dir = tempfile::tempdir().unwrap();
+        let dir = folder();
         let desk = Arc::new(Desk::new(Chain::new(Head::default(), VecDeque::new(), 0)));
         let lock = Lock::take(dir.path()).unwrap();
         let (writer, durability) = Writer::new(dir.path(), Arc::clone(&desk), Log::new(dir.path()), lock);

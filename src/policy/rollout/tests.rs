@@ -405,10 +405,12 @@ fn plans() -> impl Generate<Value = Plan> {
     let written = || prop_oneof![Just(None), Just(Some(false)), Just(Some(true))];
     let ids = proptest::collection::vec((1u32..6).prop_map(|n| format!("{NAME}-{n}")), 0..3);
     let deadline = proptest::option::of((0u64..40).prop_map(at));
-    (strategies, written(), written(), ids, deadline).prop_map(|(strategy, rollback_all, rollback, acknowledge, deadline)| {
-        let schedule = Schedule { deadline, ..Schedule::default() };
-        Plan { strategy, rollback_all, rollback, acknowledge, schedule }
-    })
+    (strategies, written(), written(), ids, deadline).prop_map(
+        |(strategy, rollback_all, rollback, acknowledge, deadline)| {
+            let schedule = Schedule { deadline, ..Schedule::default() };
+            Plan { strategy, rollback_all, rollback, acknowledge, schedule }
+        },
+    )
 }
 
 #[derive(Clone, Debug)]
