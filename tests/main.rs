@@ -8,9 +8,12 @@
 mod allocation;
 mod architecture;
 mod drain;
+mod drain_side;
 mod faults;
+mod hold;
 mod hostile;
 mod kill;
+mod maintenance;
 mod process;
 mod reload;
 mod rollback;

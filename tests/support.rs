@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod plane;
 pub mod process;
 pub mod proxy;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 pub use backend::Backend;
 pub use client::{Answer, Client};
+pub use plane::Plane;
 pub use proxy::Tidegate;
 
 /// Longer than anything that is waited for takes, even on a machine that does ten other things.

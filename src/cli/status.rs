@@ -82,7 +82,10 @@ async fn look(args: &StatusArgs, client: &Client) -> anyhow::Result<String> {
         Format::Text => {
             let status: Status = serde_json::from_value(cleaned(status))
                 .context("this tidegate speaks another version than the one it asks")?;
-            Ok(text::render(&status, &client.url().to_string(), Timestamp::now(), Paint::detect()))
+            {
+                let again = args.client.again();
+                Ok(text::render(&status, &client.url().to_string(), &again, Timestamp::now(), Paint::detect()))
+            }
         }
     }
 }

@@ -1,143 +1,159 @@
-//! A status for people, in 80 columns: one rollout in full, or several in a table.
+//! A status for people, in 80 columns and 24 lines: one rollout in full, or several in a table.
 
-use std::fmt::Write as _;
+mod next;
+mod page;
+mod rollout;
+mod words;
+
+#[cfg(test)]
+mod tests;
 
 use jiff::Timestamp;
 
-use crate::admin::status::{LatchStatus, Latency, Phase, RolloutStatus, SideStatus, Status};
+use self::page::{HEIGHT, Item, Page, Room, WIDTH};
+pub(in crate::cli) use self::rollout::progress;
+use self::words::{ago, counted, share, spell};
+use crate::admin::status::{Phase, RolloutStatus, Status};
 use crate::cli::output::{Paint, fitted, indented};
 
-/// Writes `status`, which was told by `from`, as it looks at `now`.
-pub(super) fn render(status: &Status, from: &str, now: Timestamp, paint: Paint) -> String {
-    let mut out = String::new();
-    instance(&mut out, status, from, now, paint);
-    match status.rollouts.as_slice() {
-        [] => out.push_str("\nno rollouts: every route leads straight to a backend\n"),
-        [one] => in_full(&mut out, one, now, paint),
-        several => table(&mut out, several, paint),
+/// Writes `status`, which was told by `from`, as it looks at `now`. `again` stands behind each command for it to reach the
+/// same instance.
+pub(super) fn render(status: &Status, from: &str, again: &str, now: Timestamp, paint: Paint) -> String {
+    let written = |room| {
+        let mut page = Page { lines: Vec::new(), room, now, paint, again };
+        whole(&mut page, status, from);
+        page.lines
+    };
+    let mut lines = written(Room::Enough);
+    for room in [Room::Little, Room::Least] {
+        if lines.len() > HEIGHT && status.rollouts.len() <= 1 {
+            lines = written(room);
+        }
     }
-    out
+    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+fn whole(page: &mut Page<'_>, status: &Status, from: &str) {
+    process(page, status, from);
+    page.gap();
+    let next = match status.rollouts.as_slice() {
+        [] => {
+            page.line("no rollouts: every route leads straight to a backend");
+            None
+        }
+        [one] => {
+            rollout::in_full(page, one);
+            next::of_rollout(one)
+        }
+        several => {
+            table(page, several);
+            next::of_several(several)
+        }
+    };
+    rollout::next(page, next::of_process(status).or(next));
 }
 
 // -- the process
 
-fn instance(out: &mut String, status: &Status, from: &str, now: Timestamp, paint: Paint) {
+fn process(page: &mut Page<'_>, status: &Status, from: &str) {
+    let paint = page.paint;
     let ready = if status.ready { paint.good("ready") } else { paint.alarm("not ready") };
-    let up = spell(status.uptime_seconds);
-    let connections = status.client_connections;
-    let _ = writeln!(out, "tidegate {} at {from}: {ready}", status.version);
-    if status.phase != Phase::Running {
-        let _ = writeln!(out, "         {}", status.phase.explanation());
+    page.line(format!("tidegate {} at {from}: {ready}", status.version));
+    if status.phase != Phase::Running && page.room > Room::Least {
+        page.line(format!("         {}", status.phase.explanation()));
     }
-    let _ = writeln!(out, "up       {up}, {connections} client connections");
+    if page.room == Room::Enough {
+        let connections = counted(status.client_connections, "client connection");
+        page.line(format!("up       {}, {connections}", spell(status.uptime_seconds)));
+    }
     let config = &status.config;
-    let read = ago(&config.loaded_at, now);
-    let _ = writeln!(out, "config   {}", config.path);
-    let _ = writeln!(out, "         revision {}, hash {}, read {read}", config.revision, config.hash);
-    reload(out, status, paint);
+    let revision = format!(", revision {}, read {}", config.revision, ago(&config.loaded_at, page.now));
+    page.line(format!("config   {}{revision}", end_of(&config.path, WIDTH - 9 - revision.chars().count())));
+    state(page, status);
+    reload(page, status);
+    rollout::standings(page, "--all", status.maintenance.as_ref(), status.hold.as_ref());
+    routes(page, status);
 }
 
-fn reload(out: &mut String, status: &Status, paint: Paint) {
+/// What has to be known before anything else is believed: that a restart would forget it, or that one did.
+fn state(page: &mut Page<'_>, status: &Status) {
+    if let Some(note) = &status.state.note {
+        let told = format!("state    PUT ASIDE: {note}");
+        page.line(page.paint.alarm(fitted(&told, WIDTH)));
+    }
+    if status.state.durable {
+        return;
+    }
+    match (&status.state_dir, &status.state.why) {
+        (None, _) => page.line("state    in memory: without state_dir a restart forgets what was done by hand"),
+        (Some(_), why) => {
+            let why = why.as_deref().unwrap_or("it could not be written");
+            let why = why.rsplit_once("a restart: ").map_or(why, |(_, why)| why);
+            let told = format!("state    NOT DURABLE, a restart would forget it: {why}");
+            page.line(page.paint.alarm(fitted(&told, WIDTH)));
+        }
+    }
+}
+
+fn reload(page: &mut Page<'_>, status: &Status) {
     let reload = &status.reload;
     if !reload.successful {
-        let revision = status.config.revision;
-        let _ = writeln!(out, "reload   {}: revision {revision} stays in force", paint.alarm("FAILED"));
-        if let Some(error) = &reload.error {
-            let _ = write!(out, "\n{}\n", indented(error, 2));
+        let failed = page.paint.alarm("FAILED");
+        page.line(format!("reload   {failed}: revision {} stays in force", status.config.revision));
+        if let Some(error) = reload.error.as_ref().filter(|_| page.room == Room::Enough) {
+            page.gap();
+            indented(error, 2).lines().for_each(|line| page.line(line));
         }
-        let _ = writeln!(out, "  next: correct the file; tidegate check -c {}", status.config.path);
     }
-    if !reload.needs_restart.is_empty() {
-        let _ = writeln!(out, "restart  needed for what changed in: {}", reload.needs_restart.join(", "));
-    }
-}
-
-// -- one rollout
-
-fn in_full(out: &mut String, rollout: &RolloutStatus, now: Timestamp, paint: Paint) {
-    let _ = write!(out, "\n{}", paint.bold(&rollout.name));
-    if rollout.rollback.active {
-        let _ = write!(out, "  {}", paint.alarm("ROLLED BACK: everybody is on old"));
-    }
-    out.push('\n');
-    layers(out, rollout, paint);
-    for latch in &rollout.rollback.latches {
-        latched(out, latch, now);
-    }
-    sides(out, rollout, paint);
-}
-
-fn layers(out: &mut String, rollout: &RolloutStatus, paint: Paint) {
-    let percent = &rollout.percent;
-    let heads = format!("  {:>10}{:>12}{:>12}{:>12}", "configured", "override", "effective", "observed");
-    let _ = writeln!(out, "{}", paint.dim(heads));
-    let effective = format!("{:>12}", share(Some(percent.effective)));
-    let effective = if rollout.rollback.active { paint.alarm(effective) } else { paint.bold(effective) };
-    let observed = &percent.observed;
-    let _ = writeln!(
-        out,
-        "  {:>10}{:>12}{effective}{:>12}  of {} requests in {:.0} s",
-        share(Some(percent.configured)),
-        share(percent.overridden),
-        share(observed.new),
-        observed.requests,
-        observed.over_seconds,
-    );
-}
-
-fn latched(out: &mut String, latch: &LatchStatus, now: Timestamp) {
-    let since = ago(&latch.at, now);
-    let _ = writeln!(out, "\n  {}", latch.reason);
-    let _ = writeln!(out, "    since {} ({since}), by {}", latch.at, latch.by);
-    let _ = writeln!(out, "    to lift it: {}", latch.undo);
-}
-
-fn sides(out: &mut String, rollout: &RolloutStatus, paint: Paint) {
-    let heads = format!(
-        "  {:<5} {:<13}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}{:>8}",
-        "side", "backend", "inflight", "healthy", "req/s", "TP50", "TP90", "TP99", "TP99.9"
-    );
-    let _ = writeln!(out, "\n{}", paint.dim(heads));
-    for (name, side) in [("old", &rollout.sides.old), ("new", &rollout.sides.new)] {
-        let _ = writeln!(out, "{}", side_line(name, side));
+    if !reload.needs_restart.is_empty() && page.room > Room::Least {
+        let told = format!("restart  needed for what changed in: {}", reload.needs_restart.join(", "));
+        page.line(fitted(&told, WIDTH));
     }
 }
 
-fn side_line(name: &str, side: &SideStatus) -> String {
-    let times: String = percentiles(side.latency_ms).iter().map(|time| format!("{time:>8}")).collect();
-    format!(
-        "  {name:<5} {:<13}{:>9}{:>9}{:>9.1}{times}",
-        fitted(&side.backend, 13),
-        side.inflight,
-        format!("{}/{}", side.healthy, side.endpoints),
-        side.requests_per_second,
-    )
+fn routes(page: &mut Page<'_>, status: &Status) {
+    let closed = status.routes.iter().filter(|route| route.maintenance.is_some() || route.hold.is_some());
+    if page.room == Room::Enough {
+        for route in closed {
+            let scope = format!("--route {}", route.name);
+            rollout::standings(page, &scope, route.maintenance.as_ref(), route.hold.as_ref());
+        }
+        return;
+    }
+    let names: Vec<&str> = closed.map(|route| route.name.as_str()).collect();
+    if !names.is_empty() {
+        let facts = format!("in maintenance or on hold: {}", names.join(", "));
+        page.item(&Item { label: "routes", facts, ..Item::default() });
+    }
 }
 
-fn percentiles(latency: Option<Latency>) -> [String; 4] {
-    match latency {
-        None => std::array::from_fn(|_| "-".to_owned()),
-        Some(Latency { p50, p90, p99, p999 }) => [p50, p90, p99, p999].map(time),
+/// `text` in at most `width` characters, of which the last matter most.
+fn end_of(text: &str, width: usize) -> String {
+    let length = text.chars().count();
+    if length <= width {
+        return text.to_owned();
     }
+    std::iter::once('…').chain(text.chars().skip(length + 1 - width)).collect()
 }
 
 // -- several rollouts
 
-fn table(out: &mut String, rollouts: &[RolloutStatus], paint: Paint) {
+fn table(page: &mut Page<'_>, rollouts: &[RolloutStatus]) {
     let heads = format!(
         "{:<17}{:>11}{:>10}{:>11}{:>10}{:>10}{:>10}",
         "rollout", "configured", "override", "effective", "observed", "old req/s", "new req/s"
     );
-    let _ = writeln!(out, "\n{}", paint.dim(heads));
-    for rollout in rollouts {
-        let _ = writeln!(out, "{}", table_line(rollout, paint));
+    page.line(page.paint.dim(heads));
+    rollouts.iter().for_each(|rollout| page.line(table_line(rollout, page.paint)));
+    let remarks = rollouts.iter().filter_map(|rollout| Some((rollout, in_a_few_words(rollout)?)));
+    for (at, (rollout, told)) in remarks.enumerate() {
+        if at == 0 {
+            page.gap();
+        }
+        let name = format!("{:<17}", fitted(&rollout.name, 16));
+        let told = fitted(&told, WIDTH - 17);
+        page.line(if rollout.rollback.active { format!("{name}{}", page.paint.alarm(told)) } else { name + &told });
     }
-    out.push('\n');
-    for rollout in rollouts.iter().filter(|rollout| rollout.rollback.active) {
-        let why: Vec<&str> = rollout.rollback.latches.iter().map(|latch| latch.reason.as_str()).collect();
-        let _ = writeln!(out, "{} is {}: {}", rollout.name, paint.alarm("ROLLED BACK"), why.join("; "));
-    }
-    let _ = writeln!(out, "{}", paint.dim("tidegate status NAME shows one in full"));
 }
 
 fn table_line(rollout: &RolloutStatus, paint: Paint) -> String {
@@ -155,240 +171,31 @@ fn table_line(rollout: &RolloutStatus, paint: Paint) -> String {
     )
 }
 
-// -- numbers for people
-
-fn share(percent: Option<f64>) -> String {
-    percent.map_or_else(|| "-".to_owned(), |percent| format!("{percent} %"))
-}
-
-/// A latency in three digits or so.
-fn time(millis: f64) -> String {
-    match millis {
-        ..1.0 => format!("{:.0} us", millis * 1e3),
-        ..10.0 => format!("{millis:.1} ms"),
-        ..1e3 => format!("{millis:.0} ms"),
-        ..1e4 => format!("{:.1} s", millis / 1e3),
-        _ => format!("{:.0} s", millis / 1e3),
+/// What is not as usual about a rollout.
+fn in_a_few_words(rollout: &RolloutStatus) -> Option<String> {
+    let mut told = Vec::new();
+    if rollout.rollback.active {
+        let why: Vec<&str> = rollout.rollback.latches.iter().map(|latch| latch.reason.as_str()).collect();
+        told.push(format!("ROLLED BACK: {}", why.join("; ")));
     }
-}
-
-/// How long ago a time in RFC 3339 was.
-fn ago(at: &str, now: Timestamp) -> String {
-    match at.parse::<Timestamp>() {
-        Ok(at) => format!("{} ago", spell(now.duration_since(at).as_secs_f64())),
-        Err(_) => at.to_owned(),
+    if rollout.maintenance.is_some() {
+        told.push("in maintenance".to_owned());
     }
-}
-
-/// A duration in its two largest units.
-fn spell(seconds: f64) -> String {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a float saturates to 0 or u64::MAX")]
-    let seconds = seconds as u64;
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{minutes} min"),
-        3600..86_400 => format!("{hours} h {} min", minutes % 60),
-        _ => format!("{days} d {} h", hours % 24),
+    if let Some(hold) = &rollout.hold {
+        told.push(format!("{} waiting", counted(hold.waiting, "request")));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admin::status::{ConfigStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus, Sides};
-
-    const NOW: &str = "2026-11-21T04:05:06Z";
-
-    fn side(backend: &str, per_second: f64, latency_ms: Option<Latency>) -> SideStatus {
-        SideStatus {
-            backend: backend.into(),
-            inflight: 3,
-            healthy: 2,
-            endpoints: 2,
-            requests: 9306,
-            requests_per_second: per_second,
-            latency_ms,
-        }
+    if let Some(drain) = &rollout.drain {
+        told.push(format!("draining {}", progress(drain).0));
     }
-
-    fn rollout(name: &str) -> RolloutStatus {
-        let latency = Latency { p50: 0.416, p90: 3.4, p99: 98.3, p999: 1310.7 };
-        RolloutStatus {
-            name: name.into(),
-            percent: PercentStatus {
-                configured: 25.0,
-                overridden: None,
-                effective: 25.0,
-                observed: Observed { new: Some(24.87), requests: 12_408, over_seconds: 60.0 },
-            },
-            rollback: RollbackStatus { active: false, latches: vec![] },
-            sides: Sides {
-                old: side("ledger-v2", 155.1, Some(latency)),
-                new: side("ledger-v3-with-a-tail", 0.0, None),
-            },
-        }
+    if let (Some(by), Some(percent)) = (&rollout.overridden_by, rollout.percent.overridden) {
+        told.push(format!("{} set {percent} %", by.by));
     }
-
-    fn rolled_back(name: &str) -> RolloutStatus {
-        let mut rollout = rollout(name);
-        rollout.percent.effective = 0.0;
-        rollout.rollback.active = true;
-        rollout.rollback.latches.push(LatchStatus {
-            id: format!("{name}-flag-file"),
-            source: "flag_file".into(),
-            at: "2026-11-21T04:02:00Z".into(),
-            by: "flag_file".into(),
-            reason: "the file ROLLBACK in state_dir".into(),
-            undo: "rm /var/lib/tidegate/ROLLBACK".into(),
-        });
-        rollout
+    if let Some(steps) = &rollout.steps {
+        let paused = if steps.paused { ", paused" } else { "" };
+        told.push(format!("step {}/{}{paused}", steps.step, steps.of));
     }
-
-    fn status(rollouts: Vec<RolloutStatus>) -> Status {
-        Status {
-            version: "0.1.0".into(),
-            started_at: "2026-11-21T00:53:06Z".into(),
-            uptime_seconds: 11_520.4,
-            ready: true,
-            phase: Phase::Running,
-            config: ConfigStatus {
-                path: "/etc/tidegate.yaml".into(),
-                hash: "1c0ffee01c0ffee0".into(),
-                revision: 3,
-                loaded_at: "2026-11-21T03:52:06Z".into(),
-            },
-            reload: ReloadStatus {
-                attempts: 3,
-                successful: true,
-                succeeded_at: "2026-11-21T03:52:06Z".into(),
-                error: None,
-                needs_restart: vec![],
-            },
-            state_dir: None,
-            client_connections: 42,
-            rollouts,
-        }
+    if let Some(colors) = &rollout.blue_green {
+        told.push(format!("active {}", colors.active));
     }
-
-    #[track_caller]
-    fn assert_shows(status: &Status, golden: &str) {
-        let shown = render(status, "http://127.0.0.1:9901", NOW.parse().unwrap(), Paint::NONE);
-        assert_eq!(shown, golden.trim_start_matches('\n'), "\n{shown}");
-        assert!(shown.lines().all(|line| line.chars().count() <= 80), "wider than 80\n{shown}");
-        assert!(shown.lines().count() <= 24, "higher than 24\n{shown}");
-    }
-
-    #[test]
-    fn a_rollout_that_runs() {
-        assert_shows(
-            &status(vec![rollout("ledger")]),
-            "
-tidegate 0.1.0 at http://127.0.0.1:9901: ready
-up       3 h 12 min, 42 client connections
-config   /etc/tidegate.yaml
-         revision 3, hash 1c0ffee01c0ffee0, read 13 min ago
-
-ledger
-  configured    override   effective    observed
-        25 %           -        25 %     24.87 %  of 12408 requests in 60 s
-
-  side  backend       inflight  healthy    req/s    TP50    TP90    TP99  TP99.9
-  old   ledger-v2            3      2/2    155.1  416 us  3.4 ms   98 ms   1.3 s
-  new   ledger-v3-wi…        3      2/2      0.0       -       -       -       -
-",
-        );
-    }
-
-    #[test]
-    fn a_rollback_tells_why_and_how_to_lift_it() {
-        assert_shows(
-            &status(vec![rolled_back("ledger")]),
-            "
-tidegate 0.1.0 at http://127.0.0.1:9901: ready
-up       3 h 12 min, 42 client connections
-config   /etc/tidegate.yaml
-         revision 3, hash 1c0ffee01c0ffee0, read 13 min ago
-
-ledger  ROLLED BACK: everybody is on old
-  configured    override   effective    observed
-        25 %           -         0 %     24.87 %  of 12408 requests in 60 s
-
-  the file ROLLBACK in state_dir
-    since 2026-11-21T04:02:00Z (3 min ago), by flag_file
-    to lift it: rm /var/lib/tidegate/ROLLBACK
-
-  side  backend       inflight  healthy    req/s    TP50    TP90    TP99  TP99.9
-  old   ledger-v2            3      2/2    155.1  416 us  3.4 ms   98 ms   1.3 s
-  new   ledger-v3-wi…        3      2/2      0.0       -       -       -       -
-",
-        );
-    }
-
-    #[test]
-    fn a_failed_reload_is_told_in_full() {
-        let mut status = status(vec![]);
-        status.phase = Phase::Draining;
-        status.ready = false;
-        status.reload.successful = false;
-        status.reload.error = Some("error: percent is above 100\n --> /etc/tidegate.yaml:7:12\n".into());
-        status.reload.needs_restart = vec!["workers".into(), "listen".into()];
-        assert_shows(
-            &status,
-            "
-tidegate 0.1.0 at http://127.0.0.1:9901: not ready
-         Draining: running requests end, new connections are not accepted.
-up       3 h 12 min, 42 client connections
-config   /etc/tidegate.yaml
-         revision 3, hash 1c0ffee01c0ffee0, read 13 min ago
-reload   FAILED: revision 3 stays in force
-
-  error: percent is above 100
-   --> /etc/tidegate.yaml:7:12
-
-  next: correct the file; tidegate check -c /etc/tidegate.yaml
-restart  needed for what changed in: workers, listen
-
-no rollouts: every route leads straight to a backend
-",
-        );
-    }
-
-    #[test]
-    fn several_rollouts_fit_a_table() {
-        assert_shows(
-            &status(vec![rollout("a-rollout-with-a-long-name"), rolled_back("ledger")]),
-            "
-tidegate 0.1.0 at http://127.0.0.1:9901: ready
-up       3 h 12 min, 42 client connections
-config   /etc/tidegate.yaml
-         revision 3, hash 1c0ffee01c0ffee0, read 13 min ago
-
-rollout           configured  override  effective  observed old req/s new req/s
-a-rollout-with-…        25 %         -       25 %   24.87 %     155.1       0.0
-ledger                  25 %         -        0 %   24.87 %     155.1       0.0
-
-ledger is ROLLED BACK: the file ROLLBACK in state_dir
-tidegate status NAME shows one in full
-",
-        );
-    }
-
-    #[test]
-    fn times_are_told_in_few_digits() {
-        for (millis, told) in [
-            (0.064, "64 us"),
-            (0.9999, "1000 us"),
-            (1.25, "1.2 ms"),
-            (99.6, "100 ms"),
-            (1500.0, "1.5 s"),
-            (134_217.7, "134 s"),
-        ] {
-            assert_eq!(time(millis), told);
-        }
-        for (seconds, told) in [(0.4, "0 s"), (59.9, "59 s"), (3599.0, "59 min"), (90_000.0, "1 d 1 h"), (-5.0, "0 s")]
-        {
-            assert_eq!(spell(seconds), told);
-        }
-    }
+    (!told.is_empty()).then(|| told.join("; "))
 }
