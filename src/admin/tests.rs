@@ -558,7 +558,8 @@ async fn who_comes_by_the_unix_socket_is_known_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
     let mut admin = Admin::start_with_tokens(&AdminAddress::Unix(path.clone()));
-    let asked = ask(UnixStream::connect(&path).await.unwrap(), &change("POST", "/api/v1/rollback", "", ""));
+    let request = change("POST", "/api/v1/rollback", "", "");
+    let asked = ask(UnixStream::connect(&path).await.unwrap(), &request);
     let done = Done { entries: Vec::new(), durability: Durability::Durable };
     let (order, answer) = tokio::join!(obey(&mut admin.events, Ok(done)), asked);
     assert_eq!(answer.status, 200);
