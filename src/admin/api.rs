@@ -51,7 +51,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let name = Path::<String>::from_request_parts(parts, state).await;
-        name.map(|Path(name)| Self(name)).map_err(|_| Problem::new(StatusCode::NOT_FOUND, "The name in the path is not UTF-8."))
+        name.map(|Path(name)| Self(name))
+            .map_err(|_| Problem::new(StatusCode::NOT_FOUND, "The name in the path is not UTF-8."))
     }
 }
 
@@ -177,10 +178,13 @@ async fn unknown_path(uri: Uri) -> Problem {
         }
     }
     let told = shortened(uri.path());
-    Problem::new(StatusCode::NOT_FOUND, match nearest(uri.path(), &paths) {
-        Some(nearest) => format!("There is nothing at `{told}`. Did you mean `{nearest}`?"),
-        None => format!("There is nothing at `{told}`. What there is stands in /api/v1/openapi.json."),
-    })
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        match nearest(uri.path(), &paths) {
+            Some(nearest) => format!("There is nothing at `{told}`. Did you mean `{nearest}`?"),
+            None => format!("There is nothing at `{told}`. What there is stands in /api/v1/openapi.json."),
+        },
+    )
 }
 
 async fn wrong_method(method: Method) -> Problem {
