@@ -8,6 +8,7 @@
 mod admin;
 mod allocation;
 mod architecture;
+mod control;
 mod drain;
 mod drain_side;
 mod faults;

@@ -18,8 +18,10 @@ use super::operations::{paths, routes};
 use super::origin::screen;
 use super::problem::{Problem, nearest, shortened, unknown};
 use super::status::{self, Phase, Status, VERSION};
+use crate::control::journal::Durability;
 use crate::control::overview::Overview;
-use crate::metrics::{self, ConfigGauges, RolloutGauges, Scrape, process};
+use crate::metrics::{self, ConfigGauges, RolloutGauges, Scrape, StateGauges, process};
+use crate::policy::latch::Door;
 
 /// What the answers are made of.
 #[derive(Debug)]
@@ -97,6 +99,14 @@ fn exposition(sources: &Sources) -> String {
             reloads: reload.attempts,
             successful: reload.successful,
             succeeded_at: reload.succeeded_at,
+        },
+        state: StateGauges {
+            durable: overview.journal.durability() == Durability::Durable,
+            lost: snapshot
+                .rollouts
+                .iter()
+                .flat_map(|rollout| &rollout.state.latches)
+                .any(|latch| latch.door == Door::State),
         },
         process: sources.process.process(Instant::now()),
         version: VERSION,
