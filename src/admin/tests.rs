@@ -69,17 +69,17 @@ impl Admin {
     }
 
     fn start_as(address: &AdminAddress, patience: Patience, latches: &[Latch]) -> Self {
-        Self::start_over(address, patience, latches, config())
+        Self::start_over(address, patience, latches, &config())
     }
 
     fn start_with_tokens(address: &AdminAddress) -> Self {
         let mut config = config();
         let token = |name: &str, secret| Token { name: name.into(), secret: Secret::new(secret) };
         config.admin.tokens = vec![token("alice", "alice-0123456789abcdef"), token("ci", "ci-0123456789abcdef")];
-        Self::start_over(address, Patience::default(), &[], config)
+        Self::start_over(address, Patience::default(), &[], &config)
     }
 
-    fn start_over(address: &AdminAddress, patience: Patience, latches: &[Latch], config: Config) -> Self {
+    fn start_over(address: &AdminAddress, patience: Patience, latches: &[Latch], config: &Config) -> Self {
         let listener: Listener = bind(address).unwrap();
         let registry = Arc::new(Registry::new(1));
         let (leaving, leaving_seen) = watch::channel(false);
@@ -87,7 +87,7 @@ impl Admin {
         let (orders, events) = mpsc::channel(8);
         let (asked, nudges) = mpsc::channel(8);
         let overview = Arc::new(Overview::new(Sources {
-            snapshot: Arc::new(ArcSwap::from_pointee(snapshot(&config, &registry, latches))),
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot(config, &registry, latches))),
             registry,
             journal: Journal::in_memory(),
             desk: Desk::new(orders, asked),
@@ -620,7 +620,7 @@ async fn the_config_is_shown_as_it_is_written() {
         CONFIG.replace("127.0.0.1:8080", "${LISTEN:-127.0.0.1:8080}").replace("header:x-user-id", "header:${KEY}");
     let environment = |name: &str| (name == "KEY").then(|| "x-secret".to_owned());
     let config = config::parse(text.as_bytes(), Path::new("tidegate.json"), &environment).unwrap();
-    let admin = Admin::start_over(&any_port(), Patience::default(), &[], config);
+    let admin = Admin::start_over(&any_port(), Patience::default(), &[], &config);
     let told = admin.get("/api/v1/config").await;
     assert_eq!(told.json()["path"], "/etc/tidegate.json");
     assert_eq!(told.json()["config"]["listen"], "${LISTEN:-127.0.0.1:8080}");
