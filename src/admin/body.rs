@@ -46,23 +46,29 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn understood<T: DeserializeOwned + JsonSchema>(text: &[u8]) -> Result<T, Problem> {
+    if !text.trim_ascii_start().starts_with(b"{") {
+        // Checked by hand: serde would take a list for the fields in their order.
+        return Err(match serde_json::from_slice::<Value>(text) {
+            Ok(_) => Problem::senseless("The body has to be a JSON object, such as {\"reason\": \"INC-7\"}."),
+            Err(error) => not_json(&error),
+        });
+    }
     serde_json::from_slice(text).map_err(|error| explained::<T>(text, &error))
+}
+
+fn not_json(error: &serde_json::Error) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}."))
 }
 
 /// What is wrong with `text`, which is no `T`.
 fn explained<T: DeserializeOwned + JsonSchema>(text: &[u8], error: &serde_json::Error) -> Problem {
-    let Ok(value) = serde_json::from_slice::<Value>(text) else {
-        return Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}."));
-    };
-    let Value::Object(fields) = value else {
-        return Problem::senseless("The body has to be a JSON object, such as {\"reason\": \"INC-7\"}.");
-    };
+    let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(text) else { return not_json(error) };
     let known = known::<T>();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     if let Some(unknown) = fields.keys().find(|key| !known.contains(&key.as_str())) {
         return unknown_field(unknown, &known);
     }
-    let wrong = fields.into_iter().find_map(|(key, value)| wrong::<T>(key, value));
+    let wrong = fields.iter().find_map(|(key, value)| wrong::<T>(key, value));
     wrong.unwrap_or_else(|| Problem::senseless(format!("The body makes no sense: {error}.")))
 }
 
@@ -76,8 +82,8 @@ fn unknown_field(field: &str, known: &[&str]) -> Problem {
 }
 
 /// What is wrong with one field. No field is needed to read the others, so it can be tried alone.
-fn wrong<T: DeserializeOwned>(key: String, value: Value) -> Option<Problem> {
-    let alone = Value::Object(Map::from_iter([(key.clone(), value)]));
+fn wrong<T: DeserializeOwned>(key: &str, value: &Value) -> Option<Problem> {
+    let alone = Value::Object(Map::from_iter([(key.to_owned(), value.clone())]));
     let error = serde_json::from_value::<T>(alone).err()?;
     Some(Problem::senseless(format!("`{key}` cannot be this: {error}.")))
 }
@@ -107,6 +113,7 @@ mod tests {
             (r#"{"percent": 25, "reason": "INC-7", "force": true}"#, 200, ""),
             (r#"{"percent": 25"#, 400, "not JSON"),
             ("percent=25", 400, "not JSON"),
+            (r#" {"percent": 25} "#, 200, ""),
             ("[25]", 422, "JSON object"),
             ("25", 422, "JSON object"),
             (r#"{"percent": 25, "forse": true}"#, 422, "`forse` here. Did you mean `force`"),

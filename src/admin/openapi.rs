@@ -6,7 +6,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::operations::{Gives, OPERATIONS, Operation};
-use super::problem::Problem;
+use super::problem::Details;
 
 /// The document as the table and the types have it.
 fn document() -> Value {
@@ -18,11 +18,11 @@ fn document() -> Value {
     };
     let mut taken = settings().for_deserialize().into_generator();
     let mut given = settings().for_serialize().into_generator();
-    let problem = given.subschema_for::<Problem>();
+    let problem = given.subschema_for::<Details>();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for operation in OPERATIONS {
         let told = described(operation, &mut taken, &mut given, &json!(problem));
-        paths.entry(operation.path).or_default().insert(operation.method.to_lowercase(), told);
+        paths.entry(operation.path).or_default().insert(operation.method.as_str().to_lowercase(), told);
     }
     let mut schemas = taken.take_definitions(true);
     schemas.extend(given.take_definitions(true));
@@ -50,14 +50,14 @@ fn described(
     given: &mut SchemaGenerator,
     problem: &Value,
 ) -> Value {
-    let (kind, schema) = match operation.gives {
+    let (kind, schema) = match operation.told.gives {
         Gives::Json(shape) => ("application/json", json!(shape(given))),
         Gives::AnyJson => ("application/json", json!({"type": "object"})),
         Gives::Other(kind) => (kind, json!({"type": "string"})),
     };
     let mut told = json!({
-        "operationId": operation.id,
-        "summary": operation.about,
+        "operationId": operation.told.id,
+        "summary": operation.told.about,
         "responses": {
             "200": {"description": "Done", "content": {kind: {"schema": schema}}},
             "default": {"description": "Refused", "content": {"application/problem+json": {"schema": problem}}},
@@ -67,7 +67,7 @@ fn described(
     if !parameters.is_empty() {
         told["parameters"] = parameters.into();
     }
-    if let Some(shape) = operation.takes {
+    if let Some(shape) = operation.told.takes {
         told["requestBody"] = json!({"content": {"application/json": {"schema": shape(taken)}}});
     }
     told
@@ -79,16 +79,16 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     if operation.path.contains("{name}") {
         parameters.push(parameter("path", "name", "string", "Its name in the config"));
     }
-    if operation.path.starts_with("/api/v1/rollouts/") && operation.takes.is_some() {
+    if operation.path.starts_with("/api/v1/rollouts/") && operation.told.takes.is_some() {
         parameters.push(parameter("header", "If-Match", "string", "Only if its entity tag is still one of these"));
     }
-    match operation.id {
+    match operation.told.id {
         "audit" => {
             parameters.push(parameter("query", "after", "integer", "Entries with a higher number, oldest first"));
             parameters.push(parameter("query", "limit", "integer", "At most so many, 1 to 1000; otherwise 100"));
         }
         "events" => {
-            parameters.push(parameter("header", "Last-Event-ID", "integer", "Tells again what changed after it"))
+            parameters.push(parameter("header", "Last-Event-ID", "integer", "Tells again what changed after it"));
         }
         _ => {}
     }
@@ -119,7 +119,7 @@ fn every_reference_in_it_leads_somewhere() {
         let pointer = reference.split('"').next().unwrap();
         assert!(document.pointer(pointer).is_some(), "{pointer}");
     }
-    let mut ids: Vec<&str> = OPERATIONS.iter().map(|operation| operation.id).collect();
+    let mut ids: Vec<&str> = OPERATIONS.iter().map(|operation| operation.told.id).collect();
     ids.sort_unstable();
     assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "{ids:?}");
 }

@@ -13,6 +13,7 @@ use super::{
 use crate::control::order::tag;
 use crate::control::overview::Overview;
 use crate::metrics::window::Recent;
+use crate::policy::bucket::Percent;
 use crate::policy::decision::Side;
 use crate::policy::drain::Drain;
 use crate::policy::latch::{Door, Latch};
@@ -40,7 +41,7 @@ pub fn of_rollout(overview: &Overview, snapshot: &Snapshot, rollout: &Rollout, n
         etag: tag(state.version, &snapshot.config_hash),
         percent: PercentStatus {
             configured: rollout.configured().as_f64(),
-            overridden: state.overridden(plan).map(|percent| percent.as_f64()),
+            overridden: state.overridden(plan).map(Percent::as_f64),
             effective: rollout.effective().as_f64(),
             observed: observed(&recent, over_seconds),
         },
@@ -191,17 +192,12 @@ fn drain_status(rollout: &Rollout, drain: &Drain, recent: &[Recent; 2], now: Sys
     DrainStatus {
         side: drain.side.as_str().to_owned(),
         inflight,
-        oldest_seconds: oldest(rollout, drain.side).map(seconds),
+        oldest_seconds: rollout.meters.oldest(drain.side).map(seconds),
         estimated_seconds: estimated(inflight, since, &recent[drain.side.index()]).map(seconds),
         cut_in_seconds: drain.cut_in.map(seconds),
         done: inflight == 0,
         deed: deed(drain.at, &drain.by, &drain.reason),
     }
-}
-
-/// How long the oldest request on `side` has run.
-fn oldest(rollout: &Rollout, side: Side) -> Option<Duration> {
-    rollout.meters.oldest(side)
 }
 
 /// The last request of a drained side began just before the drain; nearly all of the last minute's took up to p99.9. What
