@@ -259,7 +259,7 @@ fn every_combination_fits() {
         if !has(2) {
             rollout.steps = None;
         }
-        if has(3) {
+        if has(3) && !has(2) {
             rollout.blue_green = blue_green("green").blue_green;
         }
         if !has(4) {
