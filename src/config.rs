@@ -103,6 +103,12 @@ fn whole_file(path: &Path, faults: Vec<Fault>) -> ConfigError {
     ConfigError::new(&path.display().to_string(), faults, 0)
 }
 
+/// A duration as the config writes it, such as `250ms`, `10s`, `30m` or `24h`.
+#[must_use]
+pub fn duration(written: &str) -> Option<Duration> {
+    value::duration(&raw::Duration(raw::Scalar::Text(written.to_owned()))).ok()
+}
+
 /// The JSON Schema of the written form, with every default.
 #[must_use]
 pub fn schema() -> serde_json::Value {

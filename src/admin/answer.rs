@@ -24,10 +24,37 @@ pub struct Changed {
 /// The config was read again and is in force.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Reloaded {
+    /// What the config changed; empty if it says again what was in force.
+    pub changes: Vec<Entry>,
+    /// Whether it would survive a restart.
+    pub durable: bool,
+    /// Why it would not, and which keys change only with a restart.
+    pub warning: Option<String>,
     /// The hash of the config in force.
     pub hash: String,
     /// Keys whose change waits for a restart.
     pub needs_restart: Vec<String>,
+}
+
+/// The config in force.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ShownConfig {
+    /// The file.
+    pub path: String,
+    /// xxh3 of its bytes, 16 hex digits.
+    pub hash: String,
+    /// What it says, as it is written: `${VAR}` is not filled in, files are named and not read, and passwords in URLs are
+    /// masked.
+    pub config: serde_json::Value,
+}
+
+/// The name and version of the program.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Version {
+    /// `tidegate`
+    pub name: String,
+    /// Its version.
+    pub version: String,
 }
 
 /// A part of the audit log.
@@ -39,17 +66,12 @@ pub struct AuditPage {
     pub next: u64,
 }
 
-/// Whether something durable is so, and if not, why: in words for people.
+/// Whether what is in force would survive a restart, and if not, why: in words for people.
 #[must_use]
 pub fn durability(durability: &Durability) -> (bool, Option<String>) {
     match durability {
         Durability::Durable => (true, None),
-        Durability::NotDurable { why, .. } => (
-            false,
-            Some(format!("It is in force, but could not be written down and would not survive a restart: {why}")),
-        ),
-        Durability::NoStateDir => {
-            (false, Some("It is in force, but there is no state_dir, so it would not survive a restart".to_owned()))
-        }
+        Durability::NotDurable { why, .. } => (false, Some(why.clone())),
+        Durability::NoStateDir => (false, Some("there is no state_dir in the config".to_owned())),
     }
 }

@@ -1,70 +1,80 @@
-//! The paths of the admin side and what they answer.
+//! What the admin side answers to those who only look, and the router over all that it answers.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use axum::extract::{Path, State};
+use axum::extract::{FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::{Json, Router, middleware};
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{Method, StatusCode, Uri};
-use serde::Serialize;
+use tokio::sync::watch;
 
-use super::origin::{Door, screen};
-use super::problem::Problem;
-use super::status::{self, Phase, RolloutStatus, Status, VERSION};
+use super::answer::{AuditPage, ShownConfig, Version};
+use super::change::{PAGE, entries, no_such_rollout, with_etag};
+use super::events::Stage;
+use super::operations::{paths, routes};
+use super::origin::screen;
+use super::problem::{Problem, nearest, shortened, unknown};
+use super::status::{self, Phase, Status, VERSION};
 use crate::control::overview::Overview;
 use crate::metrics::{self, ConfigGauges, RolloutGauges, Scrape, process};
 
 /// What the answers are made of.
 #[derive(Debug)]
-struct Sources {
-    overview: Arc<Overview>,
+pub(super) struct Sources {
+    pub(super) overview: Arc<Overview>,
     process: process::Reader,
+    pub(super) stage: Stage,
 }
 
 type Shared = State<Arc<Sources>>;
 
-/// Everything that can be asked for through `door`.
-pub(super) fn router(overview: Arc<Overview>, door: Door) -> Router {
-    let sources = Sources { overview, process: process::Reader::default() };
-    Router::new()
-        .route("/livez", get(live))
-        .route("/readyz", get(ready))
-        .route("/version", get(version))
-        .route("/metrics", get(scrape))
-        .route("/api/v1/status", get(whole_status))
-        .route("/api/v1/rollouts/{name}", get(rollout_status))
+/// Everything that can be asked for. Those who listen to events are let go at `closing`.
+pub(super) fn router(overview: Arc<Overview>, closing: watch::Receiver<()>) -> Router {
+    let stage = Stage::open(Arc::clone(&overview), closing);
+    let sources = Arc::new(Sources { overview, process: process::Reader::default(), stage });
+    routes()
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_path)
-        .layer(middleware::from_fn_with_state(door, screen))
-        .with_state(Arc::new(sources))
+        .layer(middleware::from_fn_with_state(Arc::clone(&sources), screen))
+        .with_state(sources)
 }
 
-/// The process answers, so it lives.
-async fn live() -> &'static str {
-    "ok\n"
-}
+/// The `{name}` in a path.
+#[derive(Debug)]
+pub(super) struct Name(pub(super) String);
 
-async fn ready(State(sources): Shared) -> Response {
-    match Phase::of(&sources.overview) {
-        Phase::Running => "ready\n".into_response(),
-        phase => Problem::new(StatusCode::SERVICE_UNAVAILABLE, phase.explanation()).into_response(),
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        name.map(|Path(name)| Self(name)).map_err(|_| Problem::new(StatusCode::NOT_FOUND, "The name in the path is not UTF-8."))
     }
 }
 
-#[derive(Serialize)]
-struct Version {
-    name: &'static str,
-    version: &'static str,
+/// The process answers, so it lives.
+pub(super) async fn live() -> &'static str {
+    "ok\n"
 }
 
-async fn version() -> Json<Version> {
-    Json(Version { name: "tidegate", version: VERSION })
+pub(super) async fn ready(State(sources): Shared) -> Response {
+    match (Phase::of(&sources.overview), &sources.overview.lost) {
+        (Phase::Running, None) => "ready\n".into_response(),
+        (Phase::Running, Some(why)) => {
+            format!("ready; {why}: every rollout that was there is on old until it is resumed\n").into_response()
+        }
+        (phase, _) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, phase.explanation()).into_response(),
+    }
 }
 
-async fn scrape(State(sources): Shared) -> impl IntoResponse {
+pub(super) async fn version() -> Json<Version> {
+    Json(Version { name: "tidegate".to_owned(), version: VERSION.to_owned() })
+}
+
+pub(super) async fn scrape(State(sources): Shared) -> impl IntoResponse {
     ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], exposition(&sources))
 }
 
@@ -92,30 +102,112 @@ fn exposition(sources: &Sources) -> String {
     })
 }
 
-async fn whole_status(State(sources): Shared) -> Json<Status> {
+pub(super) async fn whole_status(State(sources): Shared) -> Json<Status> {
     Json(status::of(&sources.overview, SystemTime::now()))
 }
 
-async fn rollout_status(State(sources): Shared, Path(name): Path<String>) -> Result<Json<RolloutStatus>, Problem> {
+pub(super) async fn rollout_status(State(sources): Shared, Name(name): Name) -> Result<Response, Problem> {
     let snapshot = sources.overview.snapshot.load();
-    match snapshot.rollout(&name) {
-        Some(rollout) => Ok(Json(status::of_rollout(&sources.overview, &snapshot, rollout, SystemTime::now()))),
-        None => {
-            let known: Vec<&str> = snapshot.rollouts.iter().map(|rollout| rollout.name.as_str()).collect();
-            Err(Problem::unknown_rollout(&name, &known))
-        }
-    }
+    let rollout = snapshot.rollout(&name).ok_or_else(|| no_such_rollout(&sources.overview, &name))?;
+    let status = status::of_rollout(&sources.overview, &snapshot, rollout, SystemTime::now());
+    Ok((with_etag(&status.etag), Json(status)).into_response())
 }
 
+pub(super) async fn config(State(sources): Shared) -> Json<ShownConfig> {
+    let snapshot = sources.overview.snapshot.load();
+    Json(ShownConfig {
+        path: sources.overview.config_path.display().to_string(),
+        hash: snapshot.config_hash.clone(),
+        config: serde_json::Value::clone(&snapshot.written),
+    })
+}
+
+pub(super) async fn openapi() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], include_str!("openapi.json"))
+}
+
+// -- the audit log
+
+/// Entries that are told unless somebody says how many.
+const LATEST: usize = 100;
+
+pub(super) async fn audit(State(sources): Shared, uri: Uri) -> Result<Json<AuditPage>, Problem> {
+    let (after, limit) = page(uri.query().unwrap_or_default())?;
+    let newest = sources.overview.journal.head().seq;
+    let limit = limit.unwrap_or(LATEST);
+    let after = after.unwrap_or_else(|| newest.saturating_sub(limit as u64));
+    let entries = entries(&sources, after, limit).await?;
+    let next = entries.last().map_or(after, |entry| entry.seq);
+    Ok(Json(AuditPage { entries, next }))
+}
+
+/// `after` and `limit`, as far as they are given.
+fn page(query: &str) -> Result<(Option<u64>, Option<usize>), Problem> {
+    let (mut after, mut limit) = (None, None);
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=').unwrap_or((pair, "")) {
+            ("after", number) => {
+                let wrong = |_| Problem::senseless("`after` has to be the number of an entry, 0 or more.");
+                after = Some(number.parse().map_err(wrong)?);
+            }
+            ("limit", number) => {
+                let fits = |limit: &usize| (1..=PAGE).contains(limit);
+                let wrong = || Problem::senseless(format!("`limit` has to be 1 to {PAGE}."));
+                limit = Some(number.parse().ok().filter(fits).ok_or_else(wrong)?);
+            }
+            (other, _) => {
+                let detail = format!("There is no parameter `{}`. There is: after, limit.", shortened(other));
+                return Err(Problem::senseless(detail).knowing(&["after", "limit"]));
+            }
+        }
+    }
+    Ok((after, limit))
+}
+
+// -- what is not there
+
 async fn unknown_path(uri: Uri) -> Problem {
-    let path: String = uri.path().chars().take(100).collect();
-    Problem::new(StatusCode::NOT_FOUND, format!("There is nothing at `{path}`."))
+    let paths = paths();
+    for (kind, prefix) in [("rollout", "/api/v1/rollouts/"), ("route", "/api/v1/routes/")] {
+        if let Some((_, verb)) = uri.path().strip_prefix(prefix).and_then(|rest| rest.split_once('/')) {
+            let verbs: Vec<&str> =
+                paths.iter().filter_map(|path| path.strip_prefix(prefix)?.strip_prefix("{name}/")).collect();
+            let detail = unknown(&format!("verb for a {kind} called"), verb, &verbs, "there are none");
+            return Problem::new(StatusCode::NOT_FOUND, detail).knowing(&verbs);
+        }
+    }
+    let told = shortened(uri.path());
+    Problem::new(StatusCode::NOT_FOUND, match nearest(uri.path(), &paths) {
+        Some(nearest) => format!("There is nothing at `{told}`. Did you mean `{nearest}`?"),
+        None => format!("There is nothing at `{told}`. What there is stands in /api/v1/openapi.json."),
+    })
 }
 
 async fn wrong_method(method: Method) -> Problem {
-    let method: String = method.as_str().chars().take(20).collect();
+    let method = shortened(method.as_str());
     Problem::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        format!("`{method}` cannot be used here: this can only be read, by GET."),
+        format!("`{method}` cannot be used here; what can stands in the header `allow`."),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_asked_for_by_number() {
+        for (query, meant) in [
+            ("", Some((None, None))),
+            ("after=17", Some((Some(17), None))),
+            ("limit=1000&after=0", Some((Some(0), Some(1000)))),
+            ("limit=1001", None),
+            ("limit=0", None),
+            ("after=-1", None),
+            ("after=", None),
+            ("since=1", None),
+        ] {
+            assert_eq!(page(query).ok(), meant, "{query}");
+        }
+    }
 }

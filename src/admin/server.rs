@@ -1,4 +1,4 @@
-//! Accepts admin clients: few at once, none for long.
+//! Accepts admin clients: few at once, none for long but those who listen to events.
 //!
 //! `axum::serve` bounds neither, so connections are driven here. A client that dawdles or does not read costs one of a few
 //! places and a little memory, never a thread or a worker's time.
@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -19,12 +22,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::api;
+use super::lease::Lease;
 use super::listener::{Listener, Socket};
 use super::origin::Door;
 use crate::control::overview::Overview;
 
-/// Connections at once; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections at once, half of them for those who listen to events; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 256;
 /// Bytes of a request head.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -62,9 +66,9 @@ pub(super) async fn serve_with(
 ) -> io::Result<()> {
     // The socket file is removed when this is dropped: at the end, however it comes.
     let Listener { socket, file: _file, .. } = listener;
-    let (acceptor, door) = Acceptor::of(socket)?;
-    let router = api::router(overview, door);
+    let acceptor = Acceptor::of(socket)?;
     let (open, closing) = watch::channel(());
+    let router = api::router(overview, closing.clone());
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
     loop {
@@ -92,26 +96,30 @@ async fn pause_after(error: &io::Error) {
 }
 
 enum Acceptor {
-    Tcp(TcpListener),
+    Tcp(TcpListener, Door),
     Unix(UnixListener),
 }
 
 enum Client {
-    Tcp(TcpStream),
+    Tcp(TcpStream, Door),
     Unix(UnixStream),
 }
 
 impl Acceptor {
-    fn of(socket: Socket) -> io::Result<(Self, Door)> {
+    fn of(socket: Socket) -> io::Result<Self> {
         Ok(match socket {
-            Socket::Tcp(listener) => (Self::Tcp(TcpListener::from_std(listener)?), Door::Tcp),
-            Socket::Unix(listener) => (Self::Unix(UnixListener::from_std(listener)?), Door::Unix),
+            Socket::Tcp(listener) => {
+                let is_loopback = listener.local_addr()?.ip().to_canonical().is_loopback();
+                let door = if is_loopback { Door::Loopback } else { Door::Open };
+                Self::Tcp(TcpListener::from_std(listener)?, door)
+            }
+            Socket::Unix(listener) => Self::Unix(UnixListener::from_std(listener)?),
         })
     }
 
     async fn accept(&self) -> io::Result<Client> {
         Ok(match self {
-            Self::Tcp(listener) => Client::Tcp(listener.accept().await?.0),
+            Self::Tcp(listener, door) => Client::Tcp(listener.accept().await?.0, *door),
             Self::Unix(listener) => Client::Unix(listener.accept().await?.0),
         })
     }
@@ -120,28 +128,45 @@ impl Acceptor {
 impl Client {
     async fn converse(self, router: Router, closing: watch::Receiver<()>, patience: Patience) {
         match self {
-            Self::Tcp(stream) => converse(stream, router, closing, patience).await,
-            Self::Unix(stream) => converse(stream, router, closing, patience).await,
+            Self::Tcp(stream, door) => converse(stream, door, router, closing, patience).await,
+            Self::Unix(stream) => {
+                let door = Door::Unix { uid: stream.peer_cred().ok().map(|peer| peer.uid()) };
+                converse(stream, door, router, closing, patience).await;
+            }
         }
     }
 }
 
 /// Answers one client until it leaves, its time is up, or the process ends.
-async fn converse<S>(stream: S, router: Router, mut closing: watch::Receiver<()>, patience: Patience)
+async fn converse<S>(stream: S, door: Door, router: Router, mut closing: watch::Receiver<()>, patience: Patience)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let lease = Arc::new(Lease::default());
+    let (router, held) = (TowerToHyperService::new(router), Arc::clone(&lease));
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(door);
+        request.extensions_mut().insert(Arc::clone(&held));
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(patience.head)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
+    let time_is_up = async {
+        sleep(patience.connection).await;
+        if lease.is_streaming() {
+            std::future::pending::<()>().await;
+        }
+    };
     tokio::select! {
         // How a client leaves is its own affair.
         _ = connection.as_mut() => return,
+        () = lease.until_cut() => return,
         _ = closing.changed() => {}
-        () = sleep(patience.connection) => {}
+        () = time_is_up => {}
     }
     connection.as_mut().graceful_shutdown();
     let _ = timeout(patience.farewell, connection).await;

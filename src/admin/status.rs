@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::process::of;
 pub use self::rollout::of_rollout;
+pub(super) use self::rollout::undo;
 pub use self::time::spelled;
 use crate::control::overview::Overview;
 use crate::proxy::worker::Ending;
