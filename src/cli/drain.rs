@@ -74,6 +74,10 @@ pub(super) fn run(args: &DrainArgs) -> anyhow::Result<ExitCode> {
     let wish = wish(args)?;
     let client = args.change.client.client()?;
     block_on(async {
+        // Who only watches a drain does not begin it anew, in another name and for another reason.
+        if args.wait && !args.force && drain_of(args, &client).await?.is_some_and(|drain| is_of(args.side, &drain)) {
+            return wait(args, &client).await;
+        }
         let done = args.change.make(&client, wish).await?;
         match args.wait && done == ExitCode::SUCCESS {
             true => wait(args, &client).await,
@@ -157,12 +161,15 @@ enum Outcome {
 
 fn outcome(side: Drained, seen: Option<&DrainStatus>, is_late: bool) -> Outcome {
     match seen {
-        Some(drain) if drain.side != side.as_str() => Outcome::Ended,
-        None => Outcome::Ended,
-        Some(drain) if drain.done => Outcome::Empty,
-        Some(drain) if is_late => Outcome::Late(drain.inflight),
-        Some(_) => Outcome::Waiting,
+        Some(drain) if is_of(side, drain) && drain.done => Outcome::Empty,
+        Some(drain) if is_of(side, drain) && is_late => Outcome::Late(drain.inflight),
+        Some(drain) if is_of(side, drain) => Outcome::Waiting,
+        Some(_) | None => Outcome::Ended,
     }
+}
+
+fn is_of(side: Drained, drain: &DrainStatus) -> bool {
+    drain.side == side.as_str()
 }
 
 fn told(args: &DrainArgs, outcome: &Outcome, waited: Duration) -> anyhow::Result<ExitCode> {
