@@ -36,7 +36,7 @@ pub(super) async fn rollout<W: Wish>(
         return Err(no_such_rollout(overview, &name));
     }
     let if_match = if_match(request.headers());
-    let (order, _) = order::<W>(Scope::Rollout(name.clone()), Caller(by), if_match, request).await?;
+    let order = order::<W>(Scope::Rollout(name.clone()), Caller(by), if_match, request).await?;
     let done = overview.desk.ask(order).await.map_err(|refused| in_words(overview, refused))?;
     let snapshot = overview.snapshot.load();
     let rollout = snapshot.rollout(&name).map(|found| status::of_rollout(overview, &snapshot, found, SystemTime::now()));
@@ -71,7 +71,7 @@ async fn whole<W: Wish>(overview: &Overview, scope: Scope, caller: Caller, reque
         let detail = "If-Match is for changes of one rollout: nothing else has an entity tag.";
         return Err(Problem::new(StatusCode::BAD_REQUEST, detail));
     }
-    let (order, _) = order::<W>(scope, caller, None, request).await?;
+    let order = order::<W>(scope, caller, None, request).await?;
     let done = overview.desk.ask(order).await.map_err(|refused| in_words(overview, refused))?;
     Ok(answer(done, None))
 }
@@ -81,13 +81,13 @@ async fn order<W: Wish>(
     Caller(by): Caller,
     if_match: Option<Vec<String>>,
     request: Request,
-) -> Result<(Order, SystemTime), Problem> {
+) -> Result<Order, Problem> {
     let body: W::Body = body::read(request).await?;
     let reason = text("reason", body.reason().unwrap_or_default())?;
     let deed = Deed { at: SystemTime::now(), by, reason };
     let command = W::command(body, &deed)?;
-    let Deed { at, by, reason } = deed;
-    Ok((Order { scope, command, by, reason, if_match }, at))
+    let Deed { by, reason, .. } = deed;
+    Ok(Order { scope, command, by, reason, if_match })
 }
 
 /// The strong entity tags in `If-Match` (RFC 9110 §13.1.1), `*` among them; `None` without that header. A weak tag never

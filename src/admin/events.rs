@@ -3,7 +3,6 @@
 //! One task makes each event once, for all who listen, and nothing while nobody does. It never waits for anybody: who does
 //! not read fast enough is cut off, and comes back with the number of the last change it has seen.
 
-use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -20,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::api::Sources;
+use super::change::entries;
 use super::lease::Lease;
 use super::problem::Problem;
 use super::status;
@@ -62,25 +62,17 @@ pub(super) async fn events(
 ) -> Result<Response, Problem> {
     let stage = &sources.stage;
     let seat = Arc::clone(&stage.seats).try_acquire_owned().map_err(|_| full())?;
-    let since = since(request.headers())?;
     let (events, heard) = mpsc::channel(BEHIND);
-    if let Some(since) = since {
-        let replay = replay(&sources.overview, since).await?;
-        let _the_receiver_is_below = events.try_send(replay.text);
-        lease.stream();
-        let listener = Listener { events, lease, after: Some(replay.last) };
-        return Ok(stage.seat(listener, Heard { heard, _seat: seat }).await);
+    let mut after = None;
+    if let Some(since) = since(request.headers())? {
+        let replay = replay(&sources, since).await?;
+        after = Some(replay.last);
+        let _there_is_room = (!replay.text.is_empty()).then(|| events.try_send(replay.text));
     }
     lease.stream();
-    Ok(stage.seat(Listener { events, lease, after: None }, Heard { heard, _seat: seat }).await)
-}
-
-impl Stage {
-    async fn seat(&self, listener: Listener, heard: Heard) -> Response {
-        let _it_may_be_ending = self.joining.send(listener).await;
-        let headers = [(CONTENT_TYPE, "text/event-stream"), (CONNECTION, "close")];
-        (headers, Body::new(heard)).into_response()
-    }
+    let _the_process_may_be_ending = stage.joining.send(Listener { events, lease, after }).await;
+    let headers = [(CONTENT_TYPE, "text/event-stream"), (CONNECTION, "close")];
+    Ok((headers, Body::new(Heard { heard, _seat: seat })).into_response())
 }
 
 fn full() -> Problem {
@@ -102,14 +94,14 @@ struct Replay {
     last: u64,
 }
 
-/// Reads what has changed after `since`; blocks elsewhere.
-async fn replay(overview: &Arc<Overview>, since: u64) -> Result<Replay, Problem> {
-    let overview = Arc::clone(overview);
-    let read = tokio::task::spawn_blocking(move || overview.journal.entries(since, REPLAYED)).await;
-    let entries = read.map_err(io::Error::other).flatten().map_err(|error| {
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("The audit log cannot be read: {error}."))
-    })?;
-    let mut text = b"retry: 1000\n\n".to_vec();
+/// Reads what has changed after `since`.
+///
+/// Who has missed more than is told again hears the latest; `/api/v1/audit` has the rest.
+async fn replay(sources: &Arc<Sources>, since: u64) -> Result<Replay, Problem> {
+    let newest = sources.overview.journal.head().seq;
+    let since = since.clamp(newest.saturating_sub(REPLAYED as u64), newest);
+    let entries = entries(sources, since, REPLAYED).await?;
+    let mut text = Vec::new();
     entries.iter().for_each(|entry| write_change(&mut text, entry));
     Ok(Replay { text: text.into(), last: entries.last().map_or(since, |entry| entry.seq) })
 }
@@ -134,6 +126,9 @@ struct Listener {
 impl Listener {
     /// Tells it; `false` if it has left or is too far behind.
     fn hear(&self, text: &Bytes) -> bool {
+        if text.is_empty() {
+            return true;
+        }
         match self.events.try_send(text.clone()) {
             Ok(()) => true,
             Err(mpsc::error::TrySendError::Closed(_)) => false,
@@ -179,7 +174,7 @@ impl Teller {
         let missed = self.overview.journal.entries(after, REPLAYED).unwrap_or_default();
         let mut text = Vec::new();
         missed.iter().filter(|entry| entry.seq <= self.told).for_each(|entry| write_change(&mut text, entry));
-        if text.is_empty() || listener.hear(&text.into()) {
+        if listener.hear(&text.into()) {
             self.listeners.push(listener);
         }
     }

@@ -22,7 +22,7 @@ fn document() -> Value {
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for operation in OPERATIONS {
         let told = described(operation, &mut taken, &mut given, &json!(problem));
-        paths.entry(operation.path).or_default().insert(operation.method.to_lowercase(), told);
+        paths.entry(operation.path).or_default().insert(operation.method.as_str().to_lowercase(), told);
     }
     let mut schemas = taken.take_definitions(true);
     schemas.extend(given.take_definitions(true));
@@ -45,14 +45,14 @@ fn document() -> Value {
 }
 
 fn described(operation: &Operation, taken: &mut SchemaGenerator, given: &mut SchemaGenerator, problem: &Value) -> Value {
-    let (kind, schema) = match operation.gives {
+    let (kind, schema) = match operation.told.gives {
         Gives::Json(shape) => ("application/json", json!(shape(given))),
         Gives::AnyJson => ("application/json", json!({"type": "object"})),
         Gives::Other(kind) => (kind, json!({"type": "string"})),
     };
     let mut told = json!({
-        "operationId": operation.id,
-        "summary": operation.about,
+        "operationId": operation.told.id,
+        "summary": operation.told.about,
         "responses": {
             "200": {"description": "Done", "content": {kind: {"schema": schema}}},
             "default": {"description": "Refused", "content": {"application/problem+json": {"schema": problem}}},
@@ -62,7 +62,7 @@ fn described(operation: &Operation, taken: &mut SchemaGenerator, given: &mut Sch
     if !parameters.is_empty() {
         told["parameters"] = parameters.into();
     }
-    if let Some(shape) = operation.takes {
+    if let Some(shape) = operation.told.takes {
         told["requestBody"] = json!({"content": {"application/json": {"schema": shape(taken)}}});
     }
     told
@@ -74,10 +74,10 @@ fn parameters(operation: &Operation) -> Vec<Value> {
     if operation.path.contains("{name}") {
         parameters.push(parameter("path", "name", "string", "Its name in the config"));
     }
-    if operation.path.starts_with("/api/v1/rollouts/") && operation.takes.is_some() {
+    if operation.path.starts_with("/api/v1/rollouts/") && operation.told.takes.is_some() {
         parameters.push(parameter("header", "If-Match", "string", "Only if its entity tag is still one of these"));
     }
-    match operation.id {
+    match operation.told.id {
         "audit" => {
             parameters.push(parameter("query", "after", "integer", "Entries with a higher number, oldest first"));
             parameters.push(parameter("query", "limit", "integer", "At most so many, 1 to 1000; otherwise 100"));
@@ -112,7 +112,7 @@ fn every_reference_in_it_leads_somewhere() {
         let pointer = reference.split('"').next().unwrap();
         assert!(document.pointer(pointer).is_some(), "{pointer}");
     }
-    let mut ids: Vec<&str> = OPERATIONS.iter().map(|operation| operation.id).collect();
+    let mut ids: Vec<&str> = OPERATIONS.iter().map(|operation| operation.told.id).collect();
     ids.sort_unstable();
     assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "{ids:?}");
 }

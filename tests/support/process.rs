@@ -91,7 +91,7 @@ impl Process {
     fn eventually_up(&mut self) {
         eventually("the process takes connections", || {
             assert_eq!(self.child.try_wait().unwrap(), None, "it ended instead");
-            TcpStream::connect(self.address).is_ok()
+            TcpStream::connect(self.address).is_ok() && TcpStream::connect(self.admin).is_ok()
         });
     }
 

@@ -191,17 +191,12 @@ fn drain_status(rollout: &Rollout, drain: &Drain, recent: &[Recent; 2], now: Sys
     DrainStatus {
         side: drain.side.as_str().to_owned(),
         inflight,
-        oldest_seconds: oldest(rollout, drain.side).map(seconds),
+        oldest_seconds: rollout.meters.oldest(drain.side).map(seconds),
         estimated_seconds: estimated(inflight, since, &recent[drain.side.index()]).map(seconds),
         cut_in_seconds: drain.cut_in.map(seconds),
         done: inflight == 0,
         deed: deed(drain.at, &drain.by, &drain.reason),
     }
-}
-
-/// How long the oldest request on `side` has run.
-fn oldest(_rollout: &Rollout, _side: Side) -> Option<Duration> {
-    None // becomes rollout.meters.oldest(side) once the data plane keeps it
 }
 
 /// The last request of a drained side began just before the drain; nearly all of the last minute's took up to p99.9. What
