@@ -7,6 +7,7 @@
 
 mod allocation;
 mod architecture;
+mod commands;
 mod drain;
 mod drain_side;
 mod faults;
