@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use exposition::{CONTENT_TYPE, ConfigGauges, RolloutGauges, Scrape, render};
+pub use exposition::{CONTENT_TYPE, ConfigGauges, RolloutGauges, Scrape, StateGauges, render};
 pub use histogram::{Distribution, Histogram};
 
 use tracing_appender::non_blocking::ErrorCounter;
@@ -275,6 +275,20 @@ impl Series {
     pub fn failed(&self) -> u64 {
         let failed = [Class::ServerError, Class::Error];
         Why::ALL.iter().flat_map(|why| failed.map(|class| self.requests(*why, class))).sum()
+    }
+
+    /// Requests so far that the backend has answered, whatever it said.
+    #[must_use]
+    pub fn answered(&self) -> u64 {
+        let answers = [Class::Success, Class::Redirect, Class::ClientError, Class::ServerError];
+        let count = |shard: &Shard| -> u64 {
+            shard
+                .requests
+                .iter()
+                .map(|by_class| answers.map(|class| by_class[class.index()].get()).iter().sum::<u64>())
+                .sum()
+        };
+        self.0.iter().map(count).sum()
     }
 
     /// Failures so far with this cause.

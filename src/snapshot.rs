@@ -14,7 +14,7 @@ use crate::config::{self, BackendTimeouts, Config, Force, MaintenanceDefaults};
 use crate::hold::Queue;
 use crate::metrics::{Registry, RolloutMeters, Series};
 use crate::policy::bucket::Percent;
-use crate::policy::decision::{Side, Split};
+use crate::policy::decision::{OnMissing, Side, Split};
 use crate::policy::network::Network;
 use crate::policy::rollout::{Color, Plan, State, Strategy};
 use crate::policy::route::Routes;
@@ -362,7 +362,12 @@ fn rollout(
             percent: state.wanted(&plan),
             hash: written.hash,
             rules: written.rules.clone(),
-            on_missing: written.on_missing,
+            on_missing: match (&plan.strategy, state.effective(&plan)) {
+                // All at once means everybody, also those without a key.
+                (Strategy::BlueGreen { .. }, Percent::FULL) => OnMissing::New,
+                (Strategy::BlueGreen { .. }, _) => OnMissing::Old,
+                _ => written.on_missing,
+            },
         },
         service,
         cut: state.drain.as_ref().filter(|drain| drain.cuts()).map(|drain| drain.side),

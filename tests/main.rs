@@ -8,6 +8,7 @@
 mod allocation;
 mod architecture;
 mod commands;
+mod control;
 mod drain;
 mod drain_side;
 mod faults;

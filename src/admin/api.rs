@@ -18,8 +18,10 @@ use super::operations::{paths, routes};
 use super::origin::screen;
 use super::problem::{Problem, nearest, shortened, unknown};
 use super::status::{self, Phase, Status, VERSION};
+use crate::control::journal::Durability;
 use crate::control::overview::Overview;
-use crate::metrics::{self, ConfigGauges, RolloutGauges, Scrape, process};
+use crate::metrics::{self, ConfigGauges, RolloutGauges, Scrape, StateGauges, process};
+use crate::policy::latch::Door;
 
 /// What the answers are made of.
 #[derive(Debug)]
@@ -51,7 +53,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Name {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let name = Path::<String>::from_request_parts(parts, state).await;
-        name.map(|Path(name)| Self(name)).map_err(|_| Problem::new(StatusCode::NOT_FOUND, "The name in the path is not UTF-8."))
+        name.map(|Path(name)| Self(name))
+            .map_err(|_| Problem::new(StatusCode::NOT_FOUND, "The name in the path is not UTF-8."))
     }
 }
 
@@ -96,6 +99,14 @@ fn exposition(sources: &Sources) -> String {
             reloads: reload.attempts,
             successful: reload.successful,
             succeeded_at: reload.succeeded_at,
+        },
+        state: StateGauges {
+            durable: overview.journal.durability() == Durability::Durable,
+            lost: snapshot
+                .rollouts
+                .iter()
+                .flat_map(|rollout| &rollout.state.latches)
+                .any(|latch| latch.door == Door::State),
         },
         process: sources.process.process(Instant::now()),
         version: VERSION,
@@ -177,10 +188,13 @@ async fn unknown_path(uri: Uri) -> Problem {
         }
     }
     let told = shortened(uri.path());
-    Problem::new(StatusCode::NOT_FOUND, match nearest(uri.path(), &paths) {
-        Some(nearest) => format!("There is nothing at `{told}`. Did you mean `{nearest}`?"),
-        None => format!("There is nothing at `{told}`. What there is stands in /api/v1/openapi.json."),
-    })
+    Problem::new(
+        StatusCode::NOT_FOUND,
+        match nearest(uri.path(), &paths) {
+            Some(nearest) => format!("There is nothing at `{told}`. Did you mean `{nearest}`?"),
+            None => format!("There is nothing at `{told}`. What there is stands in /api/v1/openapi.json."),
+        },
+    )
 }
 
 async fn wrong_method(method: Method) -> Problem {

@@ -51,9 +51,9 @@ pub(super) fn recognise<'a>(
         (None, _) => match door {
             Door::Unix { uid } => Ok(Known::User(uid)),
             Door::Loopback if tokens.is_empty() => Ok(Known::Local),
-            Door::Loopback | Door::Open => {
-                Err(unauthorized("A change needs a token: send `authorization: Bearer TOKEN`, with one from token_file."))
-            }
+            Door::Loopback | Door::Open => Err(unauthorized(
+                "A change needs a token: send `authorization: Bearer TOKEN`, with one from token_file.",
+            )),
         },
     }
 }

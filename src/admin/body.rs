@@ -21,9 +21,11 @@ const LARGEST: usize = 64 << 10;
 /// 413, 415, 400 if it is not JSON, 422 if it is not a `T`.
 pub(super) async fn read<T: DeserializeOwned + JsonSchema>(request: Request) -> Result<T, Problem> {
     let (head, body) = request.into_parts();
-    let body = Limited::new(body, LARGEST).collect().await.map_err(|error| match error.is::<http_body_util::LengthLimitError>() {
-        true => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "A body may have 64 KiB."),
-        false => Problem::new(StatusCode::BAD_REQUEST, "The body broke off."),
+    let body = Limited::new(body, LARGEST).collect().await.map_err(|error| {
+        match error.is::<http_body_util::LengthLimitError>() {
+            true => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "A body may have 64 KiB."),
+            false => Problem::new(StatusCode::BAD_REQUEST, "The body broke off."),
+        }
     })?;
     let text = body.to_bytes();
     if text.is_empty() {

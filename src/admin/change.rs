@@ -39,7 +39,8 @@ pub(super) async fn rollout<W: Wish>(
     let order = order::<W>(Scope::Rollout(name.clone()), Caller(by), if_match, request).await?;
     let done = overview.desk.ask(order).await.map_err(|refused| in_words(overview, refused))?;
     let snapshot = overview.snapshot.load();
-    let rollout = snapshot.rollout(&name).map(|found| status::of_rollout(overview, &snapshot, found, SystemTime::now()));
+    let rollout =
+        snapshot.rollout(&name).map(|found| status::of_rollout(overview, &snapshot, found, SystemTime::now()));
     Ok(answer(done, rollout))
 }
 
@@ -129,10 +130,10 @@ pub(super) async fn reload(
     let hash = reloaded.map_err(|error| Problem::senseless(format!("What was in force stays in force.\n{error}")))?;
     let mut changes = entries(&sources, before, PAGE).await?;
     changes.retain(|entry| entry.who.kind == "config");
-    let needs_restart: Vec<String> =
-        overview.reload.load().needs_restart.iter().map(|key| (*key).to_owned()).collect();
+    let needs_restart: Vec<String> = overview.reload.load().needs_restart.iter().map(|key| (*key).to_owned()).collect();
     let (durable, forgotten) = durability(&overview.journal.durability());
-    let restart = (!needs_restart.is_empty()).then(|| format!("these change only with a restart: {}", needs_restart.join(", ")));
+    let restart =
+        (!needs_restart.is_empty()).then(|| format!("these change only with a restart: {}", needs_restart.join(", ")));
     let warnings: Vec<String> = forgotten.into_iter().chain(restart).collect();
     let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
     Ok(Json(Reloaded { changes, durable, warning, hash, needs_restart }).into_response())

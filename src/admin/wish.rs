@@ -284,7 +284,9 @@ impl Wish for Drain {
             return Err(Problem::senseless("Without a `side` there is nothing else to say but a `reason`."));
         }
         if body.force && deadline.is_none() {
-            return Err(Problem::senseless("`force` needs a `deadline`: when to cut off what still runs, such as 60s."));
+            return Err(Problem::senseless(
+                "`force` needs a `deadline`: when to cut off what still runs, such as 60s.",
+            ));
         }
         let side = side.map(|side| match side {
             SideName::Old => Side::Old,
@@ -403,7 +405,10 @@ mod tests {
         for (body, command) in [
             (json!({"side": "new"}), Command::Drain { side: Some(Side::New), cut_in: None }),
             (json!({"side": "old", "deadline": "60s"}), Command::Drain { side: Some(Side::Old), cut_in: None }),
-            (json!({"side": "old", "deadline": "60s", "force": true}), Command::Drain { side: Some(Side::Old), cut_in }),
+            (
+                json!({"side": "old", "deadline": "60s", "force": true}),
+                Command::Drain { side: Some(Side::Old), cut_in },
+            ),
             (json!({"side": null}), Command::Drain { side: None, cut_in: None }),
         ] {
             assert_eq!(asked::<Drain>(body.clone()), Ok(command), "{body}");

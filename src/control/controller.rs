@@ -267,7 +267,7 @@ impl Controller {
 
     /// Requests that NEW of each rollout answered since the last call.
     fn count_answered(&mut self) -> HashMap<String, u64> {
-        let count = |name: &String| self.overview.registry.rollout(name).side(Side::New).total();
+        let count = |name: &String| self.overview.registry.rollout(name).side(Side::New).answered();
         let totals: HashMap<String, u64> =
             self.in_force.config().rollouts.keys().map(|name| (name.clone(), count(name))).collect();
         let since = |(name, total): (&String, &u64)| {

@@ -31,6 +31,8 @@ pub struct Scrape<'a> {
     pub rollouts: Vec<RolloutGauges<'a>>,
     /// How the config was read.
     pub config: ConfigGauges<'a>,
+    /// What is remembered over a restart.
+    pub state: StateGauges,
     /// What the process uses; `None` where that cannot be known.
     pub process: Option<Process>,
     /// tidegate's version.
@@ -63,6 +65,15 @@ pub struct ConfigGauges<'a> {
     pub succeeded_at: SystemTime,
 }
 
+/// What is remembered over a restart.
+#[derive(Clone, Copy, Debug)]
+pub struct StateGauges {
+    /// Whether what is in force would outlive a restart.
+    pub durable: bool,
+    /// Whether a rollout is on OLD because what was remembered could not be believed.
+    pub lost: bool,
+}
+
 /// Writes `scrape` in the text format 0.0.4.
 #[must_use]
 pub fn render(scrape: &Scrape<'_>) -> String {
@@ -73,6 +84,7 @@ pub fn render(scrape: &Scrape<'_>) -> String {
     rollouts(&mut families, &scrape.rollouts);
     clients(&mut families, scrape.registry);
     config(&mut families, scrape.config);
+    state(&mut families, scrape.state);
     process(&mut families, scrape);
     TextEncoder::new().encode_to_string(&families.0).expect("every family has a name and a metric")
 }
@@ -215,6 +227,19 @@ fn clients(families: &mut Families, registry: &Registry) {
         "tidegate_access_log_dropped_total",
         "Access log lines that were dropped because the disk or the terminal was too slow.",
         registry.log_dropped(),
+    );
+}
+
+fn state(families: &mut Families, state: StateGauges) {
+    families.gauge(
+        "tidegate_state_durable",
+        "1 if what is in force would outlive a restart; 0 while the state directory cannot be written, or without one.",
+        flag(state.durable),
+    );
+    families.gauge(
+        "tidegate_state_lost",
+        "1 while a rollout is on old because the state file could not be believed.",
+        flag(state.lost),
     );
 }
 
@@ -368,6 +393,7 @@ mod tests {
                 successful: false,
                 succeeded_at: UNIX_EPOCH + Duration::from_millis(1_500),
             },
+            state: StateGauges { durable: true, lost: false },
             process: None,
             version: "0.1.0",
         }
@@ -455,6 +481,8 @@ mod tests {
             "tidegate_rollout_percent{rollout=\"ledger\",kind=\"configured\"} 12.5",
             "tidegate_rollout_percent{rollout=\"ledger\",kind=\"effective\"} 0",
             "tidegate_rollback_active{rollout=\"ledger\"} 1",
+            "tidegate_state_durable 1",
+            "tidegate_state_lost 0",
             "tidegate_config_reloads_total 3",
             "tidegate_config_last_reload_successful 0",
             "tidegate_config_last_reload_success_timestamp_seconds 1.5",

@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
+use serde_json::Value;
+
 use super::PATIENCE;
 use super::backend::dechunk;
 
@@ -30,6 +32,10 @@ impl Answer {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+    }
+
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
@@ -51,6 +57,16 @@ impl Client {
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
         let _tidegate_may_have_closed_already = self.stream.write_all(bytes.as_ref());
         self
+    }
+
+    /// An order to the admin side with a JSON body, and its answer.
+    pub fn order(&mut self, method: &str, path: &str, body: &Value) -> Answer {
+        let body = body.to_string();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+            body.len()
+        );
+        self.send(head).send(body).answer()
     }
 
     /// A GET with these header lines, and its answer.
