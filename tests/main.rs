@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "in a story, what cannot be is a failed test")]
 #![allow(clippy::needless_pass_by_value, reason = "stories read better without ampersands")]
 
+mod admin;
 mod allocation;
 mod architecture;
 mod commands;

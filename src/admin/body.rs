@@ -46,17 +46,23 @@ fn is_json(headers: &HeaderMap) -> bool {
 }
 
 fn understood<T: DeserializeOwned + JsonSchema>(text: &[u8]) -> Result<T, Problem> {
+    if !text.trim_ascii_start().starts_with(b"{") {
+        // Checked by hand: serde would take a list for the fields in their order.
+        return Err(match serde_json::from_slice::<Value>(text) {
+            Ok(_) => Problem::senseless("The body has to be a JSON object, such as {\"reason\": \"INC-7\"}."),
+            Err(error) => not_json(&error),
+        });
+    }
     serde_json::from_slice(text).map_err(|error| explained::<T>(text, &error))
+}
+
+fn not_json(error: &serde_json::Error) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}."))
 }
 
 /// What is wrong with `text`, which is no `T`.
 fn explained<T: DeserializeOwned + JsonSchema>(text: &[u8], error: &serde_json::Error) -> Problem {
-    let Ok(value) = serde_json::from_slice::<Value>(text) else {
-        return Problem::new(StatusCode::BAD_REQUEST, format!("The body is not JSON: {error}."));
-    };
-    let Value::Object(fields) = value else {
-        return Problem::senseless("The body has to be a JSON object, such as {\"reason\": \"INC-7\"}.");
-    };
+    let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(text) else { return not_json(error) };
     let known = known::<T>();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     if let Some(unknown) = fields.keys().find(|key| !known.contains(&key.as_str())) {
@@ -107,6 +113,7 @@ mod tests {
             (r#"{"percent": 25, "reason": "INC-7", "force": true}"#, 200, ""),
             (r#"{"percent": 25"#, 400, "not JSON"),
             ("percent=25", 400, "not JSON"),
+            (r#" {"percent": 25} "#, 200, ""),
             ("[25]", 422, "JSON object"),
             ("25", 422, "JSON object"),
             (r#"{"percent": 25, "forse": true}"#, 422, "`forse` here. Did you mean `force`"),
