@@ -151,7 +151,7 @@ fn deadline(page: &Page<'_>, rollout: &RolloutStatus) -> Option<Item> {
     let at = rollout.deadline.as_deref()?;
     let is_full = rollout.percent.effective >= 100.0;
     let (facts, more) = match seconds_until(at, page.now) {
-        Some(left) if left > 0.0 && is_full => (format!("{at}, in {}", spell(left)), "met as it is"),
+        Some(left) if left > 0.0 && is_full => (format!("{at}, in {}", spell(left)), "at 100 % now: met"),
         Some(left) if left > 0.0 => (format!("{at}, in {}", spell(left)), "not at 100 %: rolled back"),
         Some(passed) => (format!("{at}, {} ago", spell(-passed)), ""),
         None => (at.to_owned(), ""),
