@@ -9,6 +9,7 @@ mod audit;
 mod change;
 mod check;
 mod demo;
+mod drain;
 mod explain;
 mod healthcheck;
 mod hold;
@@ -37,6 +38,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use audit::AuditArgs;
 pub use check::CheckArgs;
+pub use drain::DrainArgs;
 pub use explain::ExplainArgs;
 pub use healthcheck::HealthcheckArgs;
 pub use hold::HoldArgs;
@@ -98,6 +100,8 @@ enum Verb {
     Maintenance(MaintenanceArgs),
     /// Make requests wait, or let them go on
     Hold(HoldArgs),
+    /// Empty a side, and wait until it is
+    Drain(DrainArgs),
     /// Tell who did what, when and why; check that the record is whole
     Audit(AuditArgs),
     /// Read the config again, now
@@ -147,6 +151,7 @@ pub fn main() -> ExitCode {
         Verb::Switch(args) => switch::run(&args),
         Verb::Maintenance(args) => maintenance::run(&args),
         Verb::Hold(args) => hold::run(&args),
+        Verb::Drain(args) => drain::run(&args),
         Verb::Audit(args) => audit::run(&args),
         Verb::Reload(args) => reload::run(&args),
         Verb::Healthcheck(args) => healthcheck::run(&args),

@@ -8,6 +8,7 @@
 mod admin;
 mod allocation;
 mod architecture;
+mod commands;
 mod control;
 mod docs;
 mod drain;

@@ -48,8 +48,11 @@ impl Change {
     /// `5 % -> 25 % on new`
     pub(super) fn difference(&self) -> String {
         let (before, after) = (harmless(&self.before), harmless(&self.after));
-        let before = match (before.strip_suffix(ON_NEW), after.ends_with(ON_NEW)) {
-            (Some(short), true) => short,
+        if before.is_empty() {
+            return after;
+        }
+        let before = match before.strip_suffix(ON_NEW) {
+            Some(short) if after.ends_with(ON_NEW) && !short.contains(',') => short,
             _ => &before,
         };
         format!("{before} -> {after}")
@@ -112,6 +115,12 @@ mod tests {
                 "rolled back by ledger-1, else 25 % on new",
                 "ledger: 25 % -> rolled back by ledger-1, else 25 % on new  (audit 17)\n",
             ),
+            (
+                "rolled back by ledger-1, else 25 % on new",
+                "25 % on new",
+                "ledger: rolled back by ledger-1, else 25 % on new -> 25 % on new  (audit 17)\n",
+            ),
+            ("", "tidegate 0.1.0", "ledger: tidegate 0.1.0  (audit 17)\n"),
             ("served", "in maintenance", "ledger: served -> in maintenance  (audit 17)\n"),
         ] {
             assert_eq!(change(before, after).in_a_line(), told);

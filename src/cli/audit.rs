@@ -19,7 +19,7 @@ use super::admin_client::{Client, ClientArgs};
 use super::answer::{Change, refused};
 use super::change::block_on;
 use super::output::{Format, Paint, print, print_json};
-use crate::control::journal::audit::{Broken, Head, VerifyError, verify_after, verify_file};
+use crate::control::journal::audit::{Broken, Entry, Head, VerifyError, verify_after, verify_file};
 
 /// Before a stream that broke off is asked for again.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -113,16 +113,24 @@ fn is_wanted(args: &AuditArgs, entry: &Value) -> bool {
 
 fn print_entry(args: &AuditArgs, entry: &Value) -> anyhow::Result<()> {
     let line = match args.output {
-        Format::Json => format!("{entry}\n"),
+        Format::Json => format!("{}\n", line(entry)),
         Format::Text => text::entry(&serde_json::from_value::<Change>(entry.clone())?, Paint::detect()),
     };
     Ok(print(&line)?)
 }
 
+/// The entry as it stands in the log: a hash can be checked only in that order of its fields.
+fn line(entry: &Value) -> String {
+    serde_json::from_value::<Entry>(entry.clone()).map_or_else(|_| entry.to_string(), |entry| entry.line())
+}
+
 /// Shows the newest entries, and gives the number of the last one.
 async fn show(args: &AuditArgs, client: &Client) -> anyhow::Result<u64> {
     let mut newest = Newest::of(args);
-    let mut pages = Pages::after(client, 0);
+    let mut pages = match args.rollout {
+        None => Pages::newest(client, args.newest),
+        Some(_) => Pages::after(client, 0), // nobody knows how far back its last ones are
+    };
     while let Some(page) = pages.next().await? {
         page.into_iter().for_each(|entry| newest.take(entry));
     }

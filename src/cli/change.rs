@@ -77,7 +77,7 @@ pub(super) fn block_on<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyh
 }
 
 /// The API's own answer; what is not JSON, as it is.
-fn as_json(reply: &Reply) -> String {
+pub(super) fn as_json(reply: &Reply) -> String {
     match serde_json::from_slice::<Value>(&reply.body) {
         Ok(value) => format!("{value:#}\n"),
         Err(_) => harmless(&String::from_utf8_lossy(&reply.body)),
@@ -92,17 +92,11 @@ fn told(answer: &Answer, scope: &Scope, (what_for, command): &(&str, String), ag
     format!("{changes}{what_for}: {command}{again}\n")
 }
 
-/// What the operator has to know if the change would not outlive the process.
+/// What the operator has to know: above all, that the change would not outlive the process.
 fn doubt(answer: &Answer) -> Option<String> {
-    let why = answer.warning.as_deref().map(harmless);
-    match (answer.durable, why) {
-        (true, None) => None,
-        (true, Some(warning)) => Some(format!("warning: {warning}")),
-        (false, why) => {
-            let why = why.unwrap_or_else(|| "it could not be written to state_dir".to_owned());
-            Some(format!("warning: in force now, but a restart forgets it: {why}"))
-        }
-    }
+    let unexplained = "It is in force, but would not survive a restart";
+    let why = answer.warning.as_deref().or((!answer.durable).then_some(unexplained))?;
+    Some(format!("warning: {}", harmless(why)))
 }
 
 #[cfg(test)]
@@ -125,7 +119,7 @@ mod tests {
         assert_eq!(args(&["--reason", "INC-7"]).body(fields), json!({"percent": 25.0, "reason": "INC-7"}));
     }
 
-    fn answer(changes: Value, durable: bool, warning: Option<&str>) -> Answer {
+    fn answer(changes: &Value, durable: bool, warning: Option<&str>) -> Answer {
         serde_json::from_value(json!({"changes": changes, "durable": durable, "warning": warning, "new": 1})).unwrap()
     }
 
@@ -137,19 +131,16 @@ mod tests {
         let scope = Scope::Rollout("ledger".into());
         let next = ("next", "tidegate status ledger".to_owned());
         let golden = "ledger: 5 % -> 25 % on new  (audit 17)\nnext: tidegate status ledger --admin unix:/x\n";
-        assert_eq!(told(&answer(json!([entry]), true, None), &scope, &next, " --admin unix:/x"), golden);
+        assert_eq!(told(&answer(&json!([entry]), true, None), &scope, &next, " --admin unix:/x"), golden);
         let golden = "ledger: nothing to change, it is so already\nnext: tidegate status ledger\n";
-        assert_eq!(told(&answer(json!([]), true, None), &scope, &next, ""), golden);
+        assert_eq!(told(&answer(&json!([]), true, None), &scope, &next, ""), golden);
     }
 
     #[test]
     fn what_a_restart_would_forget_is_told() {
-        assert_eq!(doubt(&answer(json!([]), true, None)), None);
-        let full = "No space left on device";
-        assert_eq!(
-            doubt(&answer(json!([]), false, Some(full))).unwrap(),
-            "warning: in force now, but a restart forgets it: No space left on device"
-        );
-        assert!(doubt(&answer(json!([]), false, None)).unwrap().contains("state_dir"));
+        assert_eq!(doubt(&answer(&json!([]), true, None)), None);
+        let full = "It is in force, but could not be written down: No space left on device";
+        assert_eq!(doubt(&answer(&json!([]), false, Some(full))).unwrap(), format!("warning: {full}"));
+        assert!(doubt(&answer(&json!([]), false, None)).unwrap().contains("restart"));
     }
 }

@@ -2,13 +2,17 @@
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Args;
 use http::Method;
 use serde_json::json;
 
 use super::admin_client::Ask;
-use super::change::{ChangeArgs, Wish, block_on};
+use super::answer::refused;
+use super::change::{ChangeArgs, as_json, block_on};
+use super::output::{Format, harmless, print};
 use super::scope::Scope;
+use crate::admin::answer::Reloaded;
 
 /// Arguments of `tidegate reload`.
 #[derive(Clone, Debug, Args)]
@@ -20,8 +24,28 @@ pub struct ReloadArgs {
 
 /// Has it read.
 pub(super) fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
-    let client = args.change.client.client()?;
+    let ReloadArgs { change } = args;
+    let client = change.client.client()?;
     let scope = Scope::Everything;
-    let ask = Ask::change(Method::POST, scope.path("reload"), args.change.body(json!({})));
-    block_on(args.change.make(&client, Wish { ask, next: ("next", scope.status()), scope }))
+    let ask = Ask::change(Method::POST, scope.path("reload"), change.body(json!({})));
+    let reply = block_on(async { Ok(client.ask(ask).await?) })?;
+    if change.output == Format::Json {
+        print(&as_json(&reply))?;
+        return Ok(if reply.status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+    }
+    if !reply.status.is_success() {
+        return Err(refused(&reply, &client));
+    }
+    let reloaded: Reloaded = serde_json::from_slice(&reply.body)
+        .with_context(|| format!("what listens at {} does not answer like tidegate", client.url()))?;
+    print(&told(&reloaded, &format!("{}{}", scope.status(), change.client.again())))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn told(reloaded: &Reloaded, next: &str) -> String {
+    let restart = match reloaded.needs_restart.as_slice() {
+        [] => String::new(),
+        keys => format!("a restart is needed for what changed in: {}\n", harmless(&keys.join(", "))),
+    };
+    format!("the config was read and is in force, hash {}\n{restart}next: {next}\n", harmless(&reloaded.hash))
 }

@@ -2,13 +2,17 @@
 
 use std::process::ExitCode;
 
+use anyhow::anyhow;
 use clap::Args;
 use http::Method;
 use serde_json::json;
 
-use super::admin_client::Ask;
+use super::admin_client::{Ask, ClientError};
 use super::change::{ChangeArgs, Wish, block_on};
 use super::scope::Scope;
+
+/// What rolls back when the admin side does not answer.
+const ANOTHER_DOOR: &str = "touch STATE_DIR/ROLLBACK on its machine; state_dir stands in its config";
 
 /// Arguments of `tidegate rollback`.
 #[derive(Clone, Debug, Args)]
@@ -27,7 +31,7 @@ pub struct RollbackArgs {
 /// Rolls back.
 pub(super) fn run(args: &RollbackArgs) -> anyhow::Result<ExitCode> {
     let client = args.change.client.client()?;
-    block_on(async {
+    let done = block_on(async {
         let scope = match args.all {
             true => Scope::Everything,
             false => Scope::rollout_or_only(args.rollout.as_deref(), "rollback", &client).await?,
@@ -35,5 +39,9 @@ pub(super) fn run(args: &RollbackArgs) -> anyhow::Result<ExitCode> {
         let ask = Ask::change(Method::POST, scope.path("rollback"), args.change.body(json!({})));
         let next = ("to lift it", format!("tidegate resume {}", scope.argument()));
         args.change.make(&client, Wish { ask, scope, next }).await
+    });
+    done.map_err(|error| match error.is::<ClientError>() {
+        true => anyhow!("{error}\n  next: {ANOTHER_DOOR}"),
+        false => error,
     })
 }

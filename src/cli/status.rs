@@ -11,6 +11,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub(super) use self::text::progress;
 use super::admin_client::{Client, ClientArgs};
 use super::answer::refused;
 use super::change::block_on;

@@ -18,7 +18,9 @@ const PAGE: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Pages<'a> {
     client: &'a Client,
-    after: u64,
+    /// `None`: the newest page only.
+    after: Option<u64>,
+    limit: usize,
     is_over: bool,
 }
 
@@ -31,7 +33,15 @@ struct Page {
 impl<'a> Pages<'a> {
     /// All entries behind number `after`.
     pub(super) fn after(client: &'a Client, after: u64) -> Self {
-        Self { client, after, is_over: false }
+        Self { client, after: Some(after), limit: PAGE, is_over: false }
+    }
+
+    /// The newest `count` entries; all of them if that is more than a page.
+    pub(super) fn newest(client: &'a Client, count: usize) -> Self {
+        match count {
+            1..=PAGE => Self { client, after: None, limit: count, is_over: false },
+            _ => Self::after(client, 0),
+        }
     }
 
     /// The next page; `None` behind the last one.
@@ -39,7 +49,8 @@ impl<'a> Pages<'a> {
         if self.is_over {
             return Ok(None);
         }
-        let path = format!("/api/v1/audit?after={}&limit={PAGE}", self.after);
+        let after = self.after.map(|after| format!("after={after}&")).unwrap_or_default();
+        let path = format!("/api/v1/audit?{after}limit={}", self.limit);
         let reply = self.client.get(&path).await?;
         if !reply.status.is_success() {
             return Err(refused(&reply, self.client));
@@ -47,8 +58,9 @@ impl<'a> Pages<'a> {
         let page: Page = serde_json::from_slice(&reply.body)
             .with_context(|| format!("what listens at {} does not answer like tidegate", self.client.url()))?;
         let last = page.entries.last().and_then(|entry| entry["seq"].as_u64());
-        self.is_over = page.entries.len() < PAGE || last.is_none_or(|last| last <= self.after);
-        self.after = last.unwrap_or(self.after);
+        let goes_on = page.entries.len() == self.limit && last > self.after;
+        self.is_over = self.after.is_none() || !goes_on;
+        self.after = last;
         Ok(Some(page.entries))
     }
 }

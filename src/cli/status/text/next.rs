@@ -61,7 +61,7 @@ fn lift(rollout: &RolloutStatus) -> Option<Next> {
     let latches = &rollout.rollback.latches;
     let by_file = latches.iter().find(|latch| !latch.undo.starts_with("tidegate "));
     let latch = by_file.or(latches.first())?;
-    let why = if latches.len() > 1 { "and the others" } else { "lifts the rollback" };
+    let why = if latches.len() > 1 { "then the others" } else { "lifts the rollback" };
     Next::new(&latch.undo, why)
 }
 

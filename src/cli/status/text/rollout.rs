@@ -104,8 +104,8 @@ fn ramp(rollout: &RolloutStatus) -> Option<Item> {
     let paused = if steps.paused { ", PAUSED" } else { "" };
     let at = format!("step {}/{} at {} %{paused}", steps.step, steps.of, steps.percent);
     Some(match (standstill(rollout), steps.next) {
-        (Some(why), _) => Item { label: "ramp", facts: format!("{at}, stands still {why}"), ..Item::default() },
-        (None, None) => Item { label: "ramp", facts: format!("{at}, the last one"), ..Item::default() },
+        (Some(why), Some(_)) => Item { label: "ramp", facts: format!("{at}, stands still {why}"), ..Item::default() },
+        (_, None) => Item { label: "ramp", facts: format!("{at}, the last one"), ..Item::default() },
         (None, Some(next)) => climbing(&at, steps, next, &rollout.name),
     })
 }
@@ -150,13 +150,13 @@ fn climbing(at: &str, steps: &StepsStatus, next: f64, name: &str) -> Item {
 fn deadline(page: &Page<'_>, rollout: &RolloutStatus) -> Option<Item> {
     let at = rollout.deadline.as_deref()?;
     let is_full = rollout.percent.effective >= 100.0;
-    let facts = match seconds_until(at, page.now) {
-        Some(left) if left > 0.0 && is_full => format!("{at}, in {}: met, if it stays at 100 %", spell(left)),
-        Some(left) if left > 0.0 => format!("{at}, in {}: at 100 % by then, or rolled back", spell(left)),
-        Some(passed) => format!("{at}, {} ago", spell(-passed)),
-        None => at.to_owned(),
+    let (facts, more) = match seconds_until(at, page.now) {
+        Some(left) if left > 0.0 && is_full => (format!("{at}, in {}", spell(left)), "at 100 % now: met"),
+        Some(left) if left > 0.0 => (format!("{at}, in {}", spell(left)), "not at 100 %: rolled back"),
+        Some(passed) => (format!("{at}, {} ago", spell(-passed)), ""),
+        None => (at.to_owned(), ""),
     };
-    Some(Item { label: "deadline", facts, ..Item::default() })
+    Some(Item { label: "deadline", facts, more: vec![more.to_owned()], ..Item::default() })
 }
 
 fn colors(rollout: &RolloutStatus) -> Option<Item> {
@@ -164,7 +164,8 @@ fn colors(rollout: &RolloutStatus) -> Option<Item> {
     let idle = if active == "blue" { "green" } else { "blue" };
     let name = &rollout.name;
     let (facts, end) = match (rollout.rollback.active, active == old) {
-        (true, _) => (format!("{old} serves until the rollback is lifted, then {active}"), None),
+        (true, true) => (format!("active {active}, {idle} idle"), None),
+        (true, false) => (format!("{old} serves until the rollback is lifted, then {active}"), None),
         (false, true) => (format!("active {active}, {idle} idle"), Some(("switch", format!("tidegate switch {name}")))),
         (false, false) => {
             (format!("active {active}, {idle} idle"), Some(("back", format!("tidegate switch {name} --back"))))

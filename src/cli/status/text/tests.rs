@@ -259,7 +259,7 @@ fn every_combination_fits() {
         if !has(2) {
             rollout.steps = None;
         }
-        if has(3) {
+        if has(3) && !has(2) {
             rollout.blue_green = blue_green("green").blue_green;
         }
         if !has(4) {
@@ -434,7 +434,7 @@ ledger  ROLLED BACK: everybody is on old
               and 2 more; all: tidegate status ledger -o json
   drift       the ramp is at 5 %, alice set …; undo: tidegate set ledger --clear
   ramp        step 2/4 at 5 %, PAUSED, stands still while it is rolled back
-  deadline    2026-11-21T07:00:00Z, in 2 h 54 min: at 100 % by then, or rolled …
+  deadline    2026-11-21T07:00:00Z, in 2 h 54 min, not at 100 %: rolled back
   maintenance read-only, since 3 min; end: tidegate maintenance ledger off
   hold        14 requests waiting, since 3 min; end: tidegate hold ledger off
   drain       old, 12 running, oldest 34 s; end: tidegate drain ledger off
