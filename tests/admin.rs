@@ -97,9 +97,12 @@ fn a_change_tells_what_it_changed_and_who_did_it() {
     let scene = Scene::new();
     let told = json_of(&scene.set(25.0));
     let [entry] = told["changes"].as_array().unwrap().as_slice() else { panic!("{told}") };
-    assert_eq!((&entry["what"], &entry["scope"], &entry["reason"]), (&json!("set"), &json!("default"), &json!("INC-7")));
+    assert_eq!(
+        (&entry["what"], &entry["scope"], &entry["reason"]),
+        (&json!("set"), &json!("default"), &json!("INC-7"))
+    );
     assert_eq!(entry["who"], json!({"kind": "operator", "name": "loopback"}));
-    assert_eq!((&entry["before"], &entry["after"]), (&json!("0% on new"), &json!("25% on new")));
+    assert_eq!((&entry["before"], &entry["after"]), (&json!("0 % on new"), &json!("25 % on new")));
     assert_eq!((&told["durable"], &told["rollout"]["percent"]["effective"]), (&json!(false), &json!(25.0)));
     assert!(told["warning"].as_str().unwrap().contains("no state_dir"), "{told}");
     assert_eq!(scene.last_change(), entry["seq"]);
@@ -183,7 +186,9 @@ fn a_change_that_makes_no_sense_changes_nothing() {
 fn web_pages_change_nothing() {
     let scene = Scene::new();
     let before = scene.in_force();
-    for stranger in ["origin: https://evil.example\r\n", "sec-fetch-site: cross-site\r\n", "sec-fetch-site: same-site\r\n"] {
+    for stranger in
+        ["origin: https://evil.example\r\n", "sec-fetch-site: cross-site\r\n", "sec-fetch-site: same-site\r\n"]
+    {
         let refused = scene.ask("PUT", "rollouts/default/percent", stranger, r#"{"percent": 100}"#);
         assert_eq!(refused.status, 403, "{stranger}");
     }
@@ -256,7 +261,7 @@ fn a_change_is_heard_by_those_who_listen() {
     };
     hears("event: status\ndata: {");
     assert_eq!(scene.set(25.0).status, 200);
-    hears("\"what\":\"set\",\"before\":\"0% on new\",\"after\":\"25% on new\"");
+    hears("\"what\":\"set\",\"before\":\"0 % on new\",\"after\":\"25 % on new\"");
     hears("\"override\":25.0");
 }
 
@@ -281,9 +286,9 @@ fn maintenance_and_hold_show_in_status() {
 
 #[test]
 fn a_drain_shows_how_far_it_is() {
-    let slow = Backend::serving(|_| {
+    let slow = Backend::answering(|_| {
         std::thread::sleep(std::time::Duration::from_millis(300));
-        ok("slow")
+        ok(&[], b"slow")
     });
     let new = Backend::named("new");
     let tidegate = Tidegate::splitting(&slow, &new, 0);

@@ -68,7 +68,7 @@ fn explained<T: DeserializeOwned + JsonSchema>(text: &[u8], error: &serde_json::
     if let Some(unknown) = fields.keys().find(|key| !known.contains(&key.as_str())) {
         return unknown_field(unknown, &known);
     }
-    let wrong = fields.into_iter().find_map(|(key, value)| wrong::<T>(key, value));
+    let wrong = fields.iter().find_map(|(key, value)| wrong::<T>(key, value));
     wrong.unwrap_or_else(|| Problem::senseless(format!("The body makes no sense: {error}.")))
 }
 
@@ -82,8 +82,8 @@ fn unknown_field(field: &str, known: &[&str]) -> Problem {
 }
 
 /// What is wrong with one field. No field is needed to read the others, so it can be tried alone.
-fn wrong<T: DeserializeOwned>(key: String, value: Value) -> Option<Problem> {
-    let alone = Value::Object(Map::from_iter([(key.clone(), value)]));
+fn wrong<T: DeserializeOwned>(key: &str, value: &Value) -> Option<Problem> {
+    let alone = Value::Object(Map::from_iter([(key.to_owned(), value.clone())]));
     let error = serde_json::from_value::<T>(alone).err()?;
     Some(Problem::senseless(format!("`{key}` cannot be this: {error}.")))
 }

@@ -41,7 +41,7 @@ pub(super) async fn rollout<W: Wish>(
     let snapshot = overview.snapshot.load();
     let rollout =
         snapshot.rollout(&name).map(|found| status::of_rollout(overview, &snapshot, found, SystemTime::now()));
-    Ok(answer(done, rollout))
+    Ok(answer(&done, rollout))
 }
 
 /// Does `W` to everything.
@@ -74,7 +74,7 @@ async fn whole<W: Wish>(overview: &Overview, scope: Scope, caller: Caller, reque
     }
     let order = order::<W>(scope, caller, None, request).await?;
     let done = overview.desk.ask(order).await.map_err(|refused| in_words(overview, refused))?;
-    Ok(answer(done, None))
+    Ok(answer(&done, None))
 }
 
 async fn order<W: Wish>(
@@ -101,7 +101,7 @@ fn if_match(headers: &HeaderMap) -> Option<Vec<String>> {
     Some(tags.map(str::trim).filter(is_strong).map(str::to_owned).collect())
 }
 
-fn answer(done: Done, rollout: Option<status::RolloutStatus>) -> Response {
+fn answer(done: &Done, rollout: Option<status::RolloutStatus>) -> Response {
     let (durable, warning) = durability(&done.durability);
     let etag = rollout.as_ref().map(|rollout| with_etag(&rollout.etag)).unwrap_or_default();
     let changes = done.entries.iter().map(|entry| Entry::clone(entry)).collect();

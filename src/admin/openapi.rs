@@ -6,7 +6,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::operations::{Gives, OPERATIONS, Operation};
-use super::problem::Problem;
+use super::problem::Details;
 
 /// The document as the table and the types have it.
 fn document() -> Value {
@@ -18,7 +18,7 @@ fn document() -> Value {
     };
     let mut taken = settings().for_deserialize().into_generator();
     let mut given = settings().for_serialize().into_generator();
-    let problem = given.subschema_for::<Problem>();
+    let problem = given.subschema_for::<Details>();
     let mut paths: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
     for operation in OPERATIONS {
         let told = described(operation, &mut taken, &mut given, &json!(problem));
@@ -44,7 +44,12 @@ fn document() -> Value {
     })
 }
 
-fn described(operation: &Operation, taken: &mut SchemaGenerator, given: &mut SchemaGenerator, problem: &Value) -> Value {
+fn described(
+    operation: &Operation,
+    taken: &mut SchemaGenerator,
+    given: &mut SchemaGenerator,
+    problem: &Value,
+) -> Value {
     let (kind, schema) = match operation.told.gives {
         Gives::Json(shape) => ("application/json", json!(shape(given))),
         Gives::AnyJson => ("application/json", json!({"type": "object"})),
@@ -82,7 +87,9 @@ fn parameters(operation: &Operation) -> Vec<Value> {
             parameters.push(parameter("query", "after", "integer", "Entries with a higher number, oldest first"));
             parameters.push(parameter("query", "limit", "integer", "At most so many, 1 to 1000; otherwise 100"));
         }
-        "events" => parameters.push(parameter("header", "Last-Event-ID", "integer", "Tells again what changed after it")),
+        "events" => {
+            parameters.push(parameter("header", "Last-Event-ID", "integer", "Tells again what changed after it"));
+        }
         _ => {}
     }
     parameters

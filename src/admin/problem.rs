@@ -6,9 +6,15 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+/// A refusal. Behind a pointer, since nearly everything that returns one returns something smaller.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub(super) struct Problem(Box<Details>);
+
 /// A refusal in words. Its `type` is the default, `about:blank`, so `title` is the status code's own phrase.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub(super) struct Problem {
+#[schemars(rename = "Problem")]
+pub(super) struct Details {
     /// The status code's own phrase.
     title: &'static str,
     /// The status code.
@@ -35,7 +41,7 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(code: StatusCode, detail: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Details {
             title: code.canonical_reason().unwrap_or("Error"),
             status: code.as_u16(),
             detail: detail.into(),
@@ -45,7 +51,7 @@ impl Problem {
             current: None,
             code,
             headers: HeaderMap::new(),
-        }
+        }))
     }
 
     /// What was sent can be read, and makes no sense.
@@ -62,32 +68,36 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, unknown("route", name, known, none)).knowing(known)
     }
 
-    pub(super) fn knowing(self, known: &[&str]) -> Self {
-        Self { known: Some(known.iter().map(|name| (*name).to_owned()).collect()), ..self }
+    pub(super) fn knowing(mut self, known: &[&str]) -> Self {
+        self.0.known = Some(known.iter().map(|name| (*name).to_owned()).collect());
+        self
     }
 
-    pub(super) fn with_latch(self, id: &str) -> Self {
-        Self { latch: Some(id.to_owned()), ..self }
+    pub(super) fn with_latch(mut self, id: &str) -> Self {
+        self.0.latch = Some(id.to_owned());
+        self
     }
 
-    pub(super) fn with_undo(self, undo: String) -> Self {
-        Self { undo: Some(undo), ..self }
+    pub(super) fn with_undo(mut self, undo: String) -> Self {
+        self.0.undo = Some(undo);
+        self
     }
 
-    pub(super) fn with_current(self, tag: String) -> Self {
-        Self { current: Some(tag), ..self }
+    pub(super) fn with_current(mut self, tag: String) -> Self {
+        self.0.current = Some(tag);
+        self
     }
 
     pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.insert(name, value);
+        self.0.headers.insert(name, value);
         self
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
-        let headers = std::mem::take(&mut self.headers);
-        let mut response = (self.code, headers, axum::Json(self)).into_response();
+        let headers = std::mem::take(&mut self.0.headers);
+        let mut response = (self.0.code, headers, axum::Json(self)).into_response();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         response
     }

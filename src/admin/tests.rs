@@ -69,17 +69,17 @@ impl Admin {
     }
 
     fn start_as(address: &AdminAddress, patience: Patience, latches: &[Latch]) -> Self {
-        Self::start_over(address, patience, latches, config())
+        Self::start_over(address, patience, latches, &config())
     }
 
     fn start_with_tokens(address: &AdminAddress) -> Self {
         let mut config = config();
         let token = |name: &str, secret| Token { name: name.into(), secret: Secret::new(secret) };
         config.admin.tokens = vec![token("alice", "alice-0123456789abcdef"), token("ci", "ci-0123456789abcdef")];
-        Self::start_over(address, Patience::default(), &[], config)
+        Self::start_over(address, Patience::default(), &[], &config)
     }
 
-    fn start_over(address: &AdminAddress, patience: Patience, latches: &[Latch], config: Config) -> Self {
+    fn start_over(address: &AdminAddress, patience: Patience, latches: &[Latch], config: &Config) -> Self {
         let listener: Listener = bind(address).unwrap();
         let registry = Arc::new(Registry::new(1));
         let (leaving, leaving_seen) = watch::channel(false);
@@ -87,7 +87,7 @@ impl Admin {
         let (orders, events) = mpsc::channel(8);
         let (asked, nudges) = mpsc::channel(8);
         let overview = Arc::new(Overview::new(Sources {
-            snapshot: Arc::new(ArcSwap::from_pointee(snapshot(&config, &registry, latches))),
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot(config, &registry, latches))),
             registry,
             journal: Journal::in_memory(),
             desk: Desk::new(orders, asked),
@@ -172,7 +172,9 @@ fn snapshot(config: &Config, registry: &Registry, latches: &[Latch]) -> Snapshot
 
 fn change(method: &str, path: &str, headers: &str, body: &str) -> String {
     let length = body.len();
-    format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+    format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    )
 }
 
 /// Takes an order in the controller's place, and answers it.
@@ -444,16 +446,34 @@ async fn each_verb_becomes_the_order_that_it_names() {
     let ledger = || Scope::Rollout("ledger".into());
     let quarter = Percent::from_hundredths(2500).unwrap();
     for (method, path, body, scope, command) in [
-        ("PUT", "rollouts/ledger/percent", r#"{"percent": 25}"#, ledger(), Command::Set { percent: quarter, force: false }),
+        (
+            "PUT",
+            "rollouts/ledger/percent",
+            r#"{"percent": 25}"#,
+            ledger(),
+            Command::Set { percent: quarter, force: false },
+        ),
         ("DELETE", "rollouts/ledger/percent", "", ledger(), Command::Unset),
         ("POST", "rollouts/ledger/rollback", "", ledger(), Command::Rollback),
         ("POST", "rollouts/ledger/resume", r#"{"percent": 25}"#, ledger(), Command::Resume { percent: Some(quarter) }),
-        ("POST", "rollouts/ledger/promote", r#"{"full": true}"#, ledger(), Command::Promote { full: true, force: false }),
+        (
+            "POST",
+            "rollouts/ledger/promote",
+            r#"{"full": true}"#,
+            ledger(),
+            Command::Promote { full: true, force: false },
+        ),
         ("POST", "rollouts/ledger/pause", "", ledger(), Command::Pause),
         ("POST", "rollouts/ledger/continue", "", ledger(), Command::Continue),
         ("POST", "rollouts/ledger/maintenance", r#"{"on": false}"#, ledger(), Command::Maintenance(None)),
         ("POST", "rollouts/ledger/hold", r#"{"on": false}"#, ledger(), Command::Hold(None)),
-        ("POST", "rollouts/ledger/drain", r#"{"side": "new"}"#, ledger(), Command::Drain { side: Some(Side::New), cut_in: None }),
+        (
+            "POST",
+            "rollouts/ledger/drain",
+            r#"{"side": "new"}"#,
+            ledger(),
+            Command::Drain { side: Some(Side::New), cut_in: None },
+        ),
         ("POST", "routes/pay/hold", r#"{"on": false}"#, Scope::Route("pay".into()), Command::Hold(None)),
         ("POST", "routes/pay/maintenance", r#"{"on": false}"#, Scope::Route("pay".into()), Command::Maintenance(None)),
         ("POST", "rollback", "", Scope::Everything, Command::Rollback),
@@ -474,8 +494,7 @@ async fn each_verb_becomes_the_order_that_it_names() {
 async fn a_change_answers_with_the_rollout_and_its_tag() {
     let mut admin = Admin::start();
     let tag = admin.get("/api/v1/rollouts/ledger").await.json()["etag"].as_str().unwrap().to_owned();
-    let (order, answer) =
-        admin.obeyed("POST", "/api/v1/rollouts/ledger/rollback", r#"{"reason": "INC-7"}"#).await;
+    let (order, answer) = admin.obeyed("POST", "/api/v1/rollouts/ledger/rollback", r#"{"reason": "INC-7"}"#).await;
     assert_eq!((order.reason.as_str(), order.if_match), ("INC-7", None));
     assert!(answer.head.contains(&format!("etag: {tag}")), "{tag} in {}", answer.head);
     assert_eq!(answer.json()["rollout"]["etag"], json!(tag));
@@ -497,7 +516,14 @@ async fn what_is_wrong_with_a_change_is_told_and_nothing_is_ordered() {
         ("PUT", "rollouts/ledger/percent", json, &long, 422, "1000 characters"),
         ("PUT", "rollouts/ledger/percent", json, "percent=1", 400, "not JSON"),
         ("PUT", "rollouts/ledger/percent", "", r#"{"percent": 1}"#, 415, "application/json"),
-        ("PUT", "rollouts/ledger/percent", "Content-Type: text/plain\r\n", r#"{"percent": 1}"#, 415, "application/json"),
+        (
+            "PUT",
+            "rollouts/ledger/percent",
+            "Content-Type: text/plain\r\n",
+            r#"{"percent": 1}"#,
+            415,
+            "application/json",
+        ),
         ("PUT", "rollouts/ledger/percent", json, &large, 413, "64 KiB"),
         ("PUT", "rollouts/legder/percent", json, r#"{"percent": 1}"#, 404, "Did you mean `ledger`?"),
         ("POST", "routes/pya/hold", json, "{}", 404, "Did you mean `pay`?"),
@@ -590,10 +616,11 @@ async fn a_reload_says_what_became_of_it() {
 
 #[tokio::test]
 async fn the_config_is_shown_as_it_is_written() {
-    let text = CONFIG.replace("127.0.0.1:8080", "${LISTEN:-127.0.0.1:8080}").replace("header:x-user-id", "header:${KEY}");
+    let text =
+        CONFIG.replace("127.0.0.1:8080", "${LISTEN:-127.0.0.1:8080}").replace("header:x-user-id", "header:${KEY}");
     let environment = |name: &str| (name == "KEY").then(|| "x-secret".to_owned());
     let config = config::parse(text.as_bytes(), Path::new("tidegate.json"), &environment).unwrap();
-    let admin = Admin::start_over(&any_port(), Patience::default(), &[], config);
+    let admin = Admin::start_over(&any_port(), Patience::default(), &[], &config);
     let told = admin.get("/api/v1/config").await;
     assert_eq!(told.json()["path"], "/etc/tidegate.json");
     assert_eq!(told.json()["config"]["listen"], "${LISTEN:-127.0.0.1:8080}");

@@ -13,6 +13,7 @@ use super::{
 use crate::control::order::tag;
 use crate::control::overview::Overview;
 use crate::metrics::window::Recent;
+use crate::policy::bucket::Percent;
 use crate::policy::decision::Side;
 use crate::policy::drain::Drain;
 use crate::policy::latch::{Door, Latch};
@@ -40,7 +41,7 @@ pub fn of_rollout(overview: &Overview, snapshot: &Snapshot, rollout: &Rollout, n
         etag: tag(state.version, &snapshot.config_hash),
         percent: PercentStatus {
             configured: rollout.configured().as_f64(),
-            overridden: state.overridden(plan).map(|percent| percent.as_f64()),
+            overridden: state.overridden(plan).map(Percent::as_f64),
             effective: rollout.effective().as_f64(),
             observed: observed(&recent, over_seconds),
         },
