@@ -251,14 +251,14 @@ impl Snapshot {
             };
             (route.wanted.clone(), destination)
         });
-        let everything = service(Scope::Everything, Some(&overlay.everything), overlay);
+        let everything = service(&Scope::Everything, Some(&overlay.everything), overlay);
         let by_route: Vec<Service> = config.routes.iter().map(|route| route_service(route, overlay)).collect();
         let rollouts: Vec<Rollout> = config
             .rollouts
             .iter()
             .map(|(name, written)| {
                 let state = overlay.rollouts.get(name).cloned().unwrap_or_default();
-                let service = service(Scope::Rollout(name.clone()), Some(&state.standing), overlay);
+                let service = service(&Scope::Rollout(name.clone()), Some(&state.standing), overlay);
                 let plan = written.plan(config.rollback);
                 let backends = [backend_at(&written.old), backend_at(&written.new)];
                 rollout(name, written, backends, InForce { plan, state, service }, registry.rollout(name))
@@ -328,12 +328,12 @@ fn named_routes(config: &Config, overlay: &Overlay) -> Vec<NamedRoute> {
 
 fn route_service(route: &config::Route, overlay: &Overlay) -> Service {
     let Some(name) = &route.name else { return Service::default() };
-    service(Scope::Route(name.clone()), overlay.routes.get(name), overlay)
+    service(&Scope::Route(name.clone()), overlay.routes.get(name), overlay)
 }
 
-fn service(scope: Scope, standing: Option<&Standing>, overlay: &Overlay) -> Service {
+fn service(scope: &Scope, standing: Option<&Standing>, overlay: &Overlay) -> Service {
     let maintenance = standing.and_then(|standing| standing.maintenance.clone()).map(Arc::new);
-    Service { maintenance, hold: overlay.queues.get(&scope).cloned() }
+    Service { maintenance, hold: overlay.queues.get(scope).cloned() }
 }
 
 /// What is in force of a rollout.

@@ -13,7 +13,7 @@ use tidegate::snapshot::Scope;
 use crate::support::backend::ok;
 use crate::support::plane::{maintenance, somebody};
 use crate::support::proxy::split;
-use crate::support::{Backend, Client, Plane, eventually};
+use crate::support::{Backend, Client, Plane, Tidegate, eventually};
 
 fn plane(old: &Backend, new: &Backend, more: &str) -> Plane {
     Plane::start(&format!("{}{more}", split(old, new, "0", "")), &[])
@@ -273,4 +273,53 @@ fn the_balancer_does_not_wait() {
     let _queue = plane.hold();
     assert_eq!(plane.client().get("/healthz", &[]).status, 200);
     assert_eq!(backend.connections(), 0);
+}
+
+/// Turns the hold of everything on or off, as an operator does.
+#[track_caller]
+fn hold_everything(tidegate: &Tidegate, on: bool) {
+    let admin = tidegate.admin.strip_prefix("http://").unwrap().parse().unwrap();
+    let wish = serde_json::json!({ "on": on, "reason": "a story" });
+    let answer = Client::connect(admin).order("POST", "/api/v1/hold", &wish);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn when_an_operator_ends_it_they_go_on_at_the_pace_of_the_config() {
+    const RATE: usize = 40;
+    let order_of_arrival = Arc::new(Mutex::new(Vec::new()));
+    let backend = Backend::answering({
+        let order_of_arrival = Arc::clone(&order_of_arrival);
+        move |request| {
+            order_of_arrival.lock().unwrap().push(request.target.clone());
+            ok(&[], b"")
+        }
+    });
+    let config = format!("{}hold: {{ release_rate: {RATE} }}\n", split(&backend, &backend, "50", ""));
+    let tidegate = Tidegate::start(&config);
+    hold_everything(&tidegate, true);
+    let mut clients: Vec<Client> = (0..RATE)
+        .map(|nth| {
+            let mut client = tidegate.client();
+            client.send(get(&format!("/{nth}")));
+            eventually("it waits", || tidegate.admin("/api/v1/status").json()["hold"]["waiting"] == nth + 1);
+            client
+        })
+        .collect();
+    assert_eq!(backend.connections(), 0);
+    let ended = Instant::now();
+    hold_everything(&tidegate, false);
+    clients.iter_mut().for_each(|client| assert_eq!(client.answer().status, 200));
+    let took = ended.elapsed();
+    assert!(took > Duration::from_millis(800), "at {RATE} a second {RATE} take a second: {took:?}");
+    let mut arrived = order_of_arrival.lock().unwrap().clone();
+    let place = |target: &String| target[1..].parse::<usize>().unwrap();
+    let furthest = arrived.iter().enumerate().map(|(at, target)| place(target).abs_diff(at)).max().unwrap();
+    assert!(furthest <= 2, "two workers may cross, no more: {arrived:?}");
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!(arrived.len(), RATE);
+    let answered = Instant::now();
+    assert_eq!(tidegate.client().get_as(7).status, 200);
+    assert!(answered.elapsed() < Duration::from_secs(1), "nobody waits any more");
 }

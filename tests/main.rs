@@ -10,6 +10,7 @@ mod allocation;
 mod architecture;
 mod commands;
 mod control;
+mod docs;
 mod drain;
 mod drain_side;
 mod faults;

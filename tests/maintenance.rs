@@ -82,6 +82,16 @@ fn a_client_that_wants_to_be_asked_for_its_body_is_not_asked() {
 }
 
 #[test]
+fn what_follows_a_request_to_upgrade_is_not_read() {
+    let (_backend, plane) = closed("", &[], maintenance());
+    let mut client = plane.client();
+    client.send("GET / HTTP/1.1\r\nhost: service\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    assert!(client.is_closed());
+}
+
+#[test]
 fn read_only_lets_those_pass_who_change_nothing() {
     let (backend, plane) = closed("", &[], Maintenance { read_only: true, ..maintenance() });
     let mut client = plane.client();

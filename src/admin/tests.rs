@@ -545,7 +545,7 @@ async fn what_is_wrong_with_a_change_is_told_and_nothing_is_ordered() {
 #[tokio::test]
 async fn a_refusal_names_what_stands_in_the_way_and_what_lifts_it() {
     let mut admin = Admin::start();
-    let latched = Refusal::RolledBack(latch(4, Door::Operator));
+    let latched = Refusal::RolledBack(Box::new(latch(4, Door::Operator)));
     let answer = admin.refused(Refused::Contradicts { rollout: "ledger".into(), refusal: latched }).await;
     let told = answer.json();
     assert_eq!((answer.status, &told["latch"]), (409, &json!("ledger-4")));

@@ -154,12 +154,12 @@ fn size(parts: &Parts, body: &Incoming) -> u64 {
 }
 
 /// Reads a short body to its end, so that the connection can go on with the next request. Not that of a client that wants to
-/// be asked for it first (RFC 9110 §10.1.1): it will not send it.
+/// be asked for it first (RFC 9110 §10.1.1): it will not send it. What follows a request to upgrade may be no request at all.
 async fn is_read(body: &mut Incoming, survey: Survey) -> bool {
-    if body.is_end_stream() {
-        return true;
+    if survey.upgrade || body.is_end_stream() {
+        return !survey.upgrade;
     }
-    if survey.expect || survey.upgrade || body.size_hint().lower() > SPARED {
+    if survey.expect || body.size_hint().lower() > SPARED {
         return false;
     }
     let read_all = async {

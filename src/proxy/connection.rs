@@ -17,7 +17,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf, Ready};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
@@ -262,7 +262,7 @@ impl ClientIo {
     /// Whether the client has closed its side, even behind bytes that nobody has read.
     fn is_closed_by_client(&self, cx: &mut Context<'_>) -> bool {
         match pin!(self.socket.stream.ready(Interest::READABLE)).poll(cx) {
-            Poll::Ready(ready) => ready.is_ok_and(|ready| ready.is_read_closed()),
+            Poll::Ready(ready) => ready.is_ok_and(Ready::is_read_closed),
             Poll::Pending => false,
         }
     }

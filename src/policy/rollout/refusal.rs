@@ -9,9 +9,9 @@ use crate::policy::latch::{Door, Latch};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// It is rolled back.
-    RolledBack(Latch),
+    RolledBack(Box<Latch>),
     /// It cannot be resumed while a file asks for the rollback.
-    StillAsked(Latch),
+    StillAsked(Box<Latch>),
     /// A side is being emptied that would get work.
     Drained(Side),
     /// It may not be raised now.
@@ -34,8 +34,10 @@ impl Refusal {
     #[must_use]
     pub fn explained(&self, name: &str) -> String {
         match self {
-            Self::RolledBack(Latch { id, reason, .. }) => format!(
-                "{name} is rolled back by latch {id} ({reason}). Lift it first: tidegate resume {name} --reason TEXT"
+            Self::RolledBack(latch) => format!(
+                "{name} is rolled back by latch {id} ({reason}). Lift it first: tidegate resume {name} --reason TEXT",
+                id = latch.id,
+                reason = latch.reason,
             ),
             Self::StillAsked(latch) => {
                 format!("Latch {} stands because {}. {}", latch.id, latch.reason, undo(latch.door, name))

@@ -87,7 +87,7 @@ pub fn step(name: &str, plan: &Plan, state: &State, event: Event, moment: Moment
     match event {
         Event::Configured => machine.configured(),
         Event::Flagged(covered) => machine.flagged(covered),
-        Event::StateLost(why) => machine.state_lost(why),
+        Event::StateLost(why) => machine.state_lost(&why),
         Event::Tick { elapsed, requests, steady } => machine.ticked(elapsed, requests, steady),
         Event::Asked { command, by, reason } => machine.asked(command, &by, &reason)?,
     }
@@ -107,19 +107,20 @@ struct Machine<'a> {
 impl Machine<'_> {
     fn asked(&mut self, command: Command, by: &Actor, reason: &str) -> Result<(), Refusal> {
         match command {
-            Command::Set { percent, force } => self.set(percent, force, by, reason),
-            Command::Unset => self.unset(by, reason),
-            Command::Rollback => Ok(self.latch(Door::Operator, by, reason)),
-            Command::Resume { percent } => self.resume(percent, by, reason),
-            Command::Promote { full, force } => self.promote(full, force, by, reason),
-            Command::Pause => self.pause(true, by, reason),
-            Command::Continue => self.pause(false, by, reason),
-            Command::Switch { back, gate } => self.switch(back, gate, by, reason),
-            Command::Maintenance(next) => Ok(self.maintenance(next, by, reason)),
-            Command::Hold(next) => Ok(self.hold(next, by, reason)),
-            Command::Drain { side: Some(side), cut_in } => self.drain(side, cut_in, by, reason),
-            Command::Drain { side: None, .. } => Ok(self.end_drain(by, reason)),
+            Command::Set { percent, force } => self.set(percent, force, by, reason)?,
+            Command::Unset => self.unset(by, reason)?,
+            Command::Rollback => self.latch(Door::Operator, by, reason),
+            Command::Resume { percent } => self.resume(percent, by, reason)?,
+            Command::Promote { full, force } => self.promote(full, force, by, reason)?,
+            Command::Pause => self.pause(true, by, reason)?,
+            Command::Continue => self.pause(false, by, reason)?,
+            Command::Switch { back, gate } => self.switch(back, gate, by, reason)?,
+            Command::Maintenance(next) => self.maintenance(next, by, reason),
+            Command::Hold(next) => self.hold(next, by, reason),
+            Command::Drain { side: Some(side), cut_in } => self.drain(side, cut_in, by, reason)?,
+            Command::Drain { side: None, .. } => self.end_drain(by, reason),
         }
+        Ok(())
     }
 
     /// Does `act` and notes what it changed of the share on NEW.

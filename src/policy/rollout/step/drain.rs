@@ -29,7 +29,7 @@ impl Machine<'_> {
         reason: &str,
     ) -> Result<(), Refusal> {
         match (side, self.state.latches.first(), self.state.drained()) {
-            (Side::Old, Some(latch), _) => return Err(Refusal::RolledBack(latch.clone())),
+            (Side::Old, Some(latch), _) => return Err(Refusal::RolledBack(Box::new(latch.clone()))),
             (_, _, Some(drained)) if drained != side => return Err(Refusal::Drained(drained)),
             _ => {}
         }

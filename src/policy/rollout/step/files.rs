@@ -87,7 +87,7 @@ impl Machine<'_> {
         }
     }
 
-    pub(super) fn state_lost(&mut self, why: String) {
-        self.latch(Door::State, &Actor::new(Source::Process, "tidegate"), &why);
+    pub(super) fn state_lost(&mut self, why: &str) {
+        self.latch(Door::State, &Actor::new(Source::Process, "tidegate"), why);
     }
 }

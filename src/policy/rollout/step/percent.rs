@@ -30,7 +30,7 @@ impl Machine<'_> {
         if let Some(latch) = self.state.latches.first()
             && percent > Percent::ZERO
         {
-            return Err(Refusal::RolledBack(latch.clone()));
+            return Err(Refusal::RolledBack(Box::new(latch.clone())));
         }
         match self.state.drained() {
             Some(Side::New) if percent > Percent::ZERO => return Err(Refusal::Drained(Side::New)),
@@ -58,7 +58,7 @@ impl Machine<'_> {
 
     pub(super) fn resume(&mut self, percent: Option<Percent>, by: &Actor, reason: &str) -> Result<(), Refusal> {
         if let Some(latch) = self.state.latches.iter().find(|latch| self.is_asked_by_a_file(latch.door)) {
-            return Err(Refusal::StillAsked(latch.clone()));
+            return Err(Refusal::StillAsked(Box::new(latch.clone())));
         }
         if percent.is_some() && matches!(self.plan.strategy, Strategy::BlueGreen { .. }) {
             return Err(Refusal::WrongStrategy { needs: "percent", instead: "Resume it without a percent" });

@@ -27,7 +27,7 @@ impl Machine<'_> {
             return Err(Refusal::WrongStrategy { needs: "blue/green", instead });
         };
         if let Some(latch) = self.state.latches.first() {
-            return Err(Refusal::RolledBack(latch.clone()));
+            return Err(Refusal::RolledBack(Box::new(latch.clone())));
         }
         if let Some(side) = self.state.drained() {
             return Err(Refusal::Drained(side));

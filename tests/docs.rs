@@ -1,0 +1,84 @@
+//! The pages that tell how a task is done are done: their config is run, and each command as it is written.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::Backend;
+use crate::support::process::{BINARY, Process};
+
+/// The fenced blocks of `page` in this language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let opening = format!("```{language}\n");
+    page.split(&opening).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+}
+
+fn page(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name)).unwrap()
+}
+
+/// Runs all that stands in `page` from top to bottom. A block that begins with a comment on another config is skipped
+/// unless `config` makes it so.
+fn follow(name: &str, config: impl Fn(&str) -> String, wanted: impl Fn(&str) -> bool) {
+    let (old, new) = (Backend::named("old"), Backend::named("new"));
+    let text = page(name);
+    let written = blocks(&text, "yaml")[0].replace("listen: 127.0.0.1:8080\n", "");
+    let written = written.replace("127.0.0.1:9001", &old.address.to_string());
+    let written = written.replace("127.0.0.1:9002", &new.address.to_string());
+    let process = Process::start(&config(&written));
+    let path = format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let commands: Vec<String> = blocks(&text, "sh").into_iter().filter(|block| wanted(block)).collect();
+    assert!(!commands.is_empty(), "{name} has commands");
+    for block in commands {
+        let done = Command::new("sh")
+            .args(["-euc", &block])
+            .current_dir(process.dir.path())
+            .env("PATH", &path)
+            .env("TIDEGATE_ADMIN", format!("http://{}", process.admin))
+            .output()
+            .unwrap();
+        let [out, err] = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert!(done.status.success(), "{name}:\n{block}\nsaid:\n{out}\n{err}");
+    }
+}
+
+fn as_written(config: &str) -> String {
+    config.to_owned()
+}
+
+fn is_for_steps(block: &str) -> bool {
+    block.starts_with("# with the steps")
+}
+
+#[test]
+fn rolling_out() {
+    follow("roll-out.md", as_written, |block| !is_for_steps(block));
+}
+
+#[test]
+fn rolling_out_step_by_step() {
+    let steps = blocks(&page("roll-out.md"), "yaml")[1].clone();
+    // The schedule may say no at the hour at which this runs.
+    let steps = steps.split("    schedule:").next().unwrap().to_owned();
+    follow("roll-out.md", |config| config.replace("    percent: 5\n", &steps), is_for_steps);
+}
+
+#[test]
+fn rolling_back() {
+    follow("rollback.md", as_written, |_| true);
+}
+
+#[test]
+fn switching() {
+    follow("switch.md", as_written, |_| true);
+}
+
+#[test]
+fn a_migration_night() {
+    follow("maintenance.md", as_written, |_| true);
+}
+
+#[test]
+fn who_changed_what() {
+    follow("audit.md", as_written, |_| true);
+}
