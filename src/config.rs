@@ -356,7 +356,7 @@ pub struct Rollout {
     /// This rollout's own flag: to OLD. `None` if it is not written, which lifts nothing.
     pub rollback: Option<bool>,
     /// Keys that always go to one side, first match wins.
-    pub rules: Vec<Rule>,
+    pub rules: Arc<[Rule]>,
     /// How testers choose a side.
     pub force: Force,
     /// Whether clients are told their side in `x-tidegate-side`.
