@@ -18,7 +18,7 @@ use crate::telemetry;
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let _written_at_the_end = telemetry::start("info");
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // Before anybody can see that it is up: a HUP that nobody listens for ends a process.
         let signals = listen_to_signals()?;
         let app = App::bind(&args.config)?;
@@ -28,7 +28,9 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         tracing::info!("admin on {}; try `tidegate status`", app.admin_address());
         app.run(signals).await?;
         anyhow::Ok(ExitCode::SUCCESS)
-    })
+    });
+    runtime.shutdown_background(); // a file system that hangs is not waited for
+    ended
 }
 
 /// HUP reloads, TERM and INT leave.

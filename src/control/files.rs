@@ -90,7 +90,13 @@ impl Files {
                     self.look(gather(nudge, &mut nudges).await).await;
                 }
                 _ = poll.tick() => {
-                    watcher.renew();
+                    // Aside, like all that touches a file system here: one that hangs would stop the whole control plane.
+                    let renewed = tokio::task::spawn_blocking(move || {
+                        watcher.renew();
+                        watcher
+                    });
+                    let Ok(renewed) = renewed.await else { return };
+                    watcher = renewed;
                     self.look(Asked::default()).await;
                 }
                 () = async { sleep_until(probation_ends.unwrap_or_else(Instant::now)).await },
