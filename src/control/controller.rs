@@ -268,15 +268,13 @@ impl Controller {
     /// Requests that NEW of each rollout answered since the last call.
     fn count_answered(&mut self) -> HashMap<String, u64> {
         let count = |name: &String| self.overview.registry.rollout(name).side(Side::New).answered();
-        let totals: HashMap<String, u64> =
+        let totals: Vec<(String, u64)> =
             self.in_force.config().rollouts.keys().map(|name| (name.clone(), count(name))).collect();
-        let since = |(name, total): (&String, &u64)| {
-            let before = self.answered.get(name).copied().unwrap_or(*total);
-            (name.clone(), total - before)
+        let since = |(name, total): (String, u64)| {
+            let before = self.answered.insert(name.clone(), total).unwrap_or(0);
+            (name, total - before)
         };
-        let answered = totals.iter().map(since).collect();
-        self.answered = totals;
-        answered
+        totals.into_iter().map(since).collect()
     }
 
     // -- where requests wait
