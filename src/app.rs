@@ -182,7 +182,8 @@ impl App {
             config_path: self.in_force.path().to_owned(),
             state_dir: config.state_dir.clone(),
         }));
-        let files = Files::new(self.in_force.path().to_owned(), self.text, config, events.clone());
+        let flag = self.in_force.flag().clone();
+        let files = Files::new(self.in_force.path().to_owned(), self.text, config, flag, events.clone());
         let files = tokio::spawn(files.run(nudges.clone(), reasons));
         let errands = workers.iter().map(|worker| worker.errands.downgrade()).collect();
         let controller = Controller::new(self.in_force, self.told, Arc::clone(&overview), errands, events);

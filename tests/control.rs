@@ -358,3 +358,109 @@ fn a_database_is_switched_behind_a_hold_of_five_seconds_and_no_request_is_lost()
     eventually("nobody waits any more", || scene.status()["hold"].is_null());
     assert_eq!(scene.side_of(1), "new");
 }
+
+// -- what races with what
+
+/// A config with these rollouts, each from `old` to `new`.
+fn of_many(scene: &Scene, rollouts: &[(&str, &str)]) -> String {
+    let (old, new) = (scene.old.url(), scene.new.url());
+    let mut text = format!(
+        "state_dir: state\nworkers: 1\nbackends: {{ a: {{ endpoints: [\"{old}\"] }}, b: {{ endpoints: [\"{new}\"] }} }}\nrollouts:\n"
+    );
+    for (name, more) in rollouts {
+        text += &format!("  {name}: {{ old: a, new: b, key: header:x-user-id, {more} }}\n");
+    }
+    text += "routes:\n";
+    for (name, _) in rollouts {
+        text += &format!("  - {{ match: {{ path: /{name}/ }}, rollout: {name} }}\n");
+    }
+    text
+}
+
+fn knows(scene: &Scene, name: &str) -> bool {
+    admin(&scene.process, &format!("/api/v1/rollouts/{name}")).status == 200
+}
+
+fn is_on(scene: &mut Scene, name: &str) -> String {
+    let answer = scene.client.get(&format!("/{name}/"), &[("x-user-id", "1")]);
+    answer.header("x-backend").unwrap_or("nobody").to_owned()
+}
+
+#[test]
+fn a_rollout_that_is_added_while_the_flag_file_is_there_is_rolled_back_too() {
+    let mut scene = Scene::at(100);
+    scene.process.edit(&of_many(&scene, &[("cards", "percent: 100")]));
+    eventually("the file is read", || knows(&scene, "cards"));
+    fs::write(scene.state().join("ROLLBACK"), "").unwrap();
+    eventually("cards is on old", || is_on(&mut scene, "cards") == "old");
+    scene.process.edit(&of_many(&scene, &[("cards", "percent: 100"), ("ledger", "percent: 100")]));
+    eventually("the file is read", || knows(&scene, "ledger"));
+    assert_eq!(is_on(&mut scene, "ledger"), "old");
+}
+
+#[test]
+fn a_rollout_that_comes_back_after_the_flag_file_has_gone_can_be_resumed() {
+    let mut scene = Scene::at(100);
+    let (both, one) = ([("cards", "percent: 100"), ("ledger", "percent: 100")], [("cards", "percent: 100")]);
+    scene.process.edit(&of_many(&scene, &both));
+    eventually("the file is read", || knows(&scene, "ledger"));
+    fs::write(scene.state().join("ROLLBACK"), "").unwrap();
+    eventually("ledger is on old", || is_on(&mut scene, "ledger") == "old");
+    scene.process.edit(&of_many(&scene, &one));
+    eventually("the file is read", || !knows(&scene, "ledger"));
+    fs::remove_file(scene.state().join("ROLLBACK")).unwrap();
+    eventually("cards is on new", || is_on(&mut scene, "cards") == "new");
+    scene.process.edit(&of_many(&scene, &both));
+    eventually("the file is read", || knows(&scene, "ledger"));
+    let resumed = Client::connect(scene.process.admin).order("POST", "/api/v1/rollouts/ledger/resume", &json!({}));
+    assert_eq!(resumed.status, 200, "{}", resumed.text());
+    assert_eq!(is_on(&mut scene, "ledger"), "new");
+}
+
+#[test]
+fn who_asks_for_a_reload_while_a_text_is_on_probation_gets_it() {
+    let scene = Scene::at(5);
+    let whole = fs::read_to_string(scene.process.config_path()).unwrap();
+    fs::write(scene.process.config_path(), whole.replace("percent: 5", "percent: 50").trim_end()).unwrap();
+    thread::sleep(Duration::from_millis(300)); // it was seen, and may be half-written
+    assert_eq!(scene.status()["percent"]["configured"], 5.0);
+    let reloaded = Client::connect(scene.process.admin).order("POST", "/api/v1/reload", &json!({}));
+    assert_eq!(reloaded.status, 200, "{}", reloaded.text());
+    assert_eq!(scene.status()["percent"]["configured"], 50.0);
+}
+
+#[test]
+fn a_rollback_in_a_text_that_was_taken_back_is_no_request_any_more() {
+    let mut scene = Scene::at(100);
+    let whole = fs::read_to_string(scene.process.config_path()).unwrap();
+    fs::write(scene.process.config_path(), format!("{whole}rollback: true")).unwrap();
+    eventually("it is rolled back", || scene.side_of(1) == "old");
+    fs::write(scene.process.config_path(), &whole).unwrap();
+    eventually("it can be resumed", || scene.order("POST", "resume", json!({})).status == 200);
+    assert_eq!(scene.side_of(1), "new");
+    fs::write(scene.process.config_path(), format!("{whole}rollback: true")).unwrap();
+    eventually("it is rolled back again", || scene.side_of(1) == "old");
+}
+
+#[test]
+fn those_who_wait_go_on_waiting_when_a_hold_is_made_longer() {
+    let scene = Scene::at(0);
+    scene.done("POST", "hold", json!({"max_wait": "20s"}));
+    let clients: Vec<Client> = (0..50)
+        .map(|user| {
+            let mut client = scene.process.client();
+            client.send(format!("GET / HTTP/1.1\r\nhost: service\r\nx-user-id: {user}\r\n\r\n"));
+            client
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(300));
+    for seconds in 21..41 {
+        scene.done("POST", "hold", json!({"max_wait": format!("{seconds}s")}));
+    }
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(scene.old.requests().len(), 0, "nobody may pass a hold");
+    scene.done("POST", "hold", json!({"on": false}));
+    for mut client in clients {
+        assert_eq!(client.answer().status, 200);
+    }
+}

@@ -163,6 +163,7 @@ impl Controller {
         match self.in_force.obey(order, now) {
             Ok(told) => {
                 self.put_in_force(told, Some(answer));
+                self.in_force.replaced_queues().iter().for_each(|queue| queue.open());
                 self.pacer.follow(self.in_force.ended_holds());
             }
             Err(refused) => {
