@@ -464,3 +464,27 @@ fn those_who_wait_go_on_waiting_when_a_hold_is_made_longer() {
         assert_eq!(client.answer().status, 200);
     }
 }
+
+#[test]
+fn a_switch_that_was_overtaken_looks_at_what_would_serve_now() {
+    let blue = Backend::scripted(|connection| connection.reset());
+    let green = Backend::answering(|request| {
+        if request.target == "/healthz" {
+            thread::sleep(Duration::from_millis(500));
+        }
+        crate::support::backend::ok(&[], b"green")
+    });
+    let backend = |backend: &Backend| {
+        format!("{{ endpoints: [\"{}\"], health: {{ path: /healthz, timeout: 2s }} }}", backend.url())
+    };
+    let process = Process::start(&format!(
+        "state_dir: state\nworkers: 1\nbackends: {{ a: {}, b: {} }}\nrollouts:\n  default: {{ strategy: blue_green, blue: a, green: b, active: blue }}\n",
+        backend(&blue),
+        backend(&green),
+    ));
+    let admin = process.admin;
+    let switch = move || Client::connect(admin).order("POST", "/api/v1/rollouts/default/switch", &json!({})).status;
+    let both = [thread::spawn(switch), thread::spawn(switch)].map(|switch| switch.join().unwrap());
+    assert_eq!(both.iter().filter(|status| **status == 200).count(), 1, "blue does not answer: {both:?}");
+    assert_eq!(process.client().get("/", &[]).text(), "green");
+}
