@@ -488,3 +488,31 @@ fn a_switch_that_was_overtaken_looks_at_what_would_serve_now() {
     assert_eq!(both.iter().filter(|status| **status == 200).count(), 1, "blue does not answer: {both:?}");
     assert_eq!(process.client().get("/", &[]).text(), "green");
 }
+
+#[test]
+fn another_shutdown_waits_for_a_restart_and_is_told() {
+    let scene = Scene::at(5);
+    let config = Scene::config(&scene.old, &scene.new, "percent: 6", "shutdown: { drain_timeout: 7s }");
+    scene.process.edit(&config);
+    let reloaded = Client::connect(scene.process.admin).order("POST", "/api/v1/reload", &json!({})).json();
+    assert_eq!(reloaded["needs_restart"], json!(["shutdown"]));
+}
+
+#[test]
+fn who_still_waits_when_the_process_ends_is_told_to_come_back() {
+    let mut scene = Scene::with("percent: 0", "shutdown: { readiness_delay: 0s, drain_timeout: 1s }");
+    scene.done("POST", "hold", json!({"max_wait": "60s"}));
+    let mut clients: Vec<Client> = (0..100).map(|_| scene.process.client()).collect();
+    clients.iter_mut().for_each(|client| {
+        client.send("POST / HTTP/1.1\r\nhost: service\r\nx-user-id: 7\r\ncontent-length: 2\r\n\r\n{}");
+    });
+    thread::sleep(Duration::from_millis(300));
+    scene.process.signal("TERM");
+    for mut client in clients {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+        assert!(answer.header("retry-after").is_some());
+    }
+    assert!(scene.process.wait().success());
+    assert_eq!(scene.old.connections(), 0);
+}

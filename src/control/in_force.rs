@@ -118,6 +118,7 @@ impl InForce {
             workers: self.config.workers,
             state_dir: self.config.state_dir.clone(),
             access_log: self.config.access_log.clone(),
+            shutdown: self.config.shutdown.clone(),
             ..config
         };
         let before = std::mem::replace(&mut self.config, config);
@@ -335,6 +336,7 @@ fn needs_restart(next: &Config, current: &Config) -> Vec<&'static str> {
         ("workers", next.workers != current.workers),
         ("state_dir", next.state_dir != current.state_dir),
         ("access_log", next.access_log != current.access_log),
+        ("shutdown", next.shutdown != current.shutdown),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }
