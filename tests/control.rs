@@ -516,3 +516,36 @@ fn who_still_waits_when_the_process_ends_is_told_to_come_back() {
     assert!(scene.process.wait().success());
     assert_eq!(scene.old.connections(), 0);
 }
+
+#[test]
+fn a_drained_colour_is_not_empty_while_it_answers_requests_from_before_the_switch() {
+    let slow = || {
+        Backend::answering(|request| {
+            if request.target == "/slow" {
+                thread::sleep(Duration::from_secs(2));
+            }
+            crate::support::backend::ok(&[], b"slow")
+        })
+    };
+    let (blue, green) = (slow(), slow());
+    let process = Process::start(&format!(
+        "state_dir: state\nworkers: 1\nrollout: {{ strategy: blue_green, blue: {}, green: {}, active: blue }}\n",
+        blue.url(),
+        green.url()
+    ));
+    let order = |verb: &str, body: Value| {
+        let path = format!("/api/v1/rollouts/default/{verb}");
+        Client::connect(process.admin).order("POST", &path, &body).json()["rollout"].clone()
+    };
+    order("switch", json!({}));
+    let mut client = process.client();
+    client.send("GET /slow HTTP/1.1\r\nhost: service\r\n\r\n");
+    eventually("green has it", || green.requests().iter().any(|request| request.target == "/slow"));
+    order("switch", json!({}));
+    let drained = order("drain", json!({"side": "old"}));
+    assert_eq!((&drained["sides"]["old"]["color"], &drained["drain"]["done"]), (&json!("green"), &json!(false)));
+    assert_eq!(client.answer().text(), "slow");
+    eventually("it is empty", || {
+        admin(&process, "/api/v1/rollouts/default").json()["drain"]["done"] == true
+    });
+}

@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::ClientTimeouts;
-use crate::policy::decision::Side;
+use crate::metrics::Seat;
 
 /// How long a kept-alive connection keeps its buffers after a response.
 const DOZE_AFTER: Duration = Duration::from_millis(200);
@@ -57,7 +57,7 @@ pub(super) enum Stage {
 pub(super) struct Running {
     /// Whose request it is: the address of the rollout's meters.
     pub(super) meters: usize,
-    pub(super) side: Side,
+    pub(super) seat: Seat,
     pub(super) since: Instant,
 }
 

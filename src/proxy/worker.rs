@@ -333,7 +333,7 @@ impl Worker {
             let is_emptied = rollout.empties(side);
             let since = if is_emptied { self.running_on(rollout, side, |_| {}) } else { None };
             let age = since.map(|since| now.saturating_duration_since(since));
-            rollout.meters.side(side).shard(self.index).oldest_is(age);
+            rollout.meters.seat(rollout.seat(side), self.index).oldest_is(age);
             if is_emptied && rollout.cut == Some(side) {
                 self.running_on(rollout, side, Watch::cut_off);
             }
@@ -342,10 +342,10 @@ impl Worker {
 
     /// Does `act` on the connections whose request `side` answers. Gives when the oldest of these requests began.
     fn running_on(&self, rollout: &Rollout, side: Side, act: impl Fn(&Watch)) -> Option<Instant> {
-        let meters = address_of(&rollout.meters);
+        let (meters, seat) = (address_of(&rollout.meters), rollout.seat(side));
         let connections = self.connections.borrow();
         let on_side = |watch: &Rc<Watch>| {
-            let running = watch.running().filter(|running| running.meters == meters && running.side == side)?;
+            let running = watch.running().filter(|running| running.meters == meters && running.seat == seat)?;
             act(watch);
             Some(running.since)
         };
