@@ -252,7 +252,8 @@ impl ControlPlane {
             config_path: in_force.path().to_owned(),
             state_dir: config.state_dir.clone(),
         }));
-        let files = Files::new(in_force.path().to_owned(), text, config, events.clone());
+        let flag = in_force.flag().clone();
+        let files = Files::new(in_force.path().to_owned(), text, config, flag, events.clone());
         let files = tokio::spawn(files.run(nudges.clone(), reasons));
         let errands = data.workers.iter().map(|worker| worker.errands.downgrade()).collect();
         let controller = Controller::new(in_force, told, Arc::clone(&overview), errands, events);

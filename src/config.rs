@@ -193,7 +193,7 @@ impl std::fmt::Display for AdminAddress {
 }
 
 /// How the process ends after TERM or INT.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
     /// How long `/readyz` says no while connections are still accepted, so that the balancer can notice. Default 5 s.
     pub readiness_delay: Duration,

@@ -12,11 +12,11 @@ use http::{HeaderName, HeaderValue};
 
 use crate::config::{self, BackendTimeouts, Config, Force, MaintenanceDefaults};
 use crate::hold::Queue;
-use crate::metrics::{Registry, RolloutMeters, Series};
+use crate::metrics::{Registry, RolloutMeters, Seat, Series};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{OnMissing, Side, Split};
 use crate::policy::network::Network;
-use crate::policy::rollout::{Color, Plan, State, Strategy};
+use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
 use crate::policy::standing::{self, Standing};
 
@@ -180,6 +180,18 @@ impl Rollout {
     #[must_use]
     pub fn empties(&self, side: Side) -> bool {
         self.split.drained == Some(side) && !(self.split.rollback && side == Side::Old)
+    }
+
+    /// Where `side` stands in the config.
+    #[must_use]
+    pub fn seat(&self, side: Side) -> Seat {
+        Seat::of(side, self.state.have_changed_places(&self.plan))
+    }
+
+    /// Requests that run on what is `side` now, whatever it was when they began.
+    #[must_use]
+    pub fn running(&self, side: Side) -> u64 {
+        self.meters.running(self.seat(side))
     }
 
     /// The backend of `side`, as an index into [`Snapshot::backends`].
@@ -363,7 +375,7 @@ fn rollout(
 ) -> Rollout {
     let InForce { plan, state, service } = in_force;
     let [first, second] = backends;
-    let green_is_old = matches!(plan.strategy, Strategy::BlueGreen { .. }) && state.colors.old == Color::Green;
+    let green_is_old = state.have_changed_places(&plan);
     Rollout {
         name: name.to_owned(),
         split: Split {

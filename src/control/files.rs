@@ -57,6 +57,8 @@ pub struct Files {
     /// What the controller was told last.
     text: Vec<u8>,
     rollbacks: Rollbacks,
+    /// It was told of a rollback in a text that has not been taken since.
+    is_ahead_of_text: bool,
     flag: Flag,
     /// What was read last and not taken, and why: one bad text is told once.
     refused: Option<(Vec<u8>, String)>,
@@ -66,14 +68,22 @@ pub struct Files {
 }
 
 impl Files {
-    /// Looks after the config at `path`, which was read as `text` and checked as `config`.
+    /// Looks after the config at `path`, which was read as `text` and checked as `config`, and after the flag file, which
+    /// was `flag` when the controller began with it.
     #[must_use]
-    pub fn new(path: PathBuf, text: Vec<u8>, config: &Config, events: mpsc::Sender<Event>) -> Self {
-        let state_dir = config.state_dir.clone();
-        let flag = state_dir.as_deref().and_then(Flag::read).unwrap_or_default();
-        let rollbacks = Rollbacks::of(config);
-        let (refused, on_probation) = (None, None);
-        Self { path, state_dir, events, text, rollbacks, flag, refused, on_probation, state_dir_is_gone: false }
+    pub fn new(path: PathBuf, text: Vec<u8>, config: &Config, flag: Flag, events: mpsc::Sender<Event>) -> Self {
+        Self {
+            path,
+            state_dir: config.state_dir.clone(),
+            events,
+            text,
+            rollbacks: Rollbacks::of(config),
+            is_ahead_of_text: false,
+            flag,
+            refused: None,
+            on_probation: None,
+            state_dir_is_gone: false,
+        }
     }
 
     /// Looks whenever there is a reason, until the controller or the last sender of nudges has gone.
@@ -141,7 +151,7 @@ impl Files {
         self.look_at_flag().await;
         let path = self.path.clone();
         let Ok((text, checked)) = tokio::task::spawn_blocking(move || read(&path)).await else { return };
-        if !asked.is_asked && text == self.text {
+        if !asked.is_asked && !self.is_ahead_of_text && text == self.text {
             self.on_probation = None;
             if self.refused.take().is_some() {
                 self.tell(Reading::Same, asked).await;
@@ -167,6 +177,7 @@ impl Files {
                 self.text = text;
                 self.refused = None;
                 self.rollbacks = Rollbacks::of(&config);
+                self.is_ahead_of_text = false;
                 self.tell(Reading::Good(Box::new(config)), asked).await;
             }
         }
@@ -174,7 +185,8 @@ impl Files {
 
     /// Whether the text has not yet stood for as long as it has to.
     fn must_wait(&mut self, text: &[u8], wait: Duration) -> bool {
-        if let Some((waiting, until)) = &self.on_probation
+        if !wait.is_zero()
+            && let Some((waiting, until)) = &self.on_probation
             && waiting == text
         {
             return Instant::now() < *until;
@@ -186,6 +198,7 @@ impl Files {
     /// A rollback does not wait until a text has proved to be whole.
     async fn tell_rollbacks(&mut self, config: Config) {
         if self.rollbacks.take_more_of(&config) {
+            self.is_ahead_of_text = true;
             self.tell(Reading::MoreRollback(Box::new(config)), Asked::default()).await;
         }
     }

@@ -50,7 +50,7 @@ impl Machine<'_> {
 
     pub(super) fn unset(&mut self, by: &Actor, reason: &str) -> Result<(), Refusal> {
         if self.state.overridden.is_some() {
-            self.may_raise_to(self.state.configured(self.plan), true)?;
+            self.may_raise_to(self.state.configured(self.plan), false)?;
             self.noting("unset", by, reason, |machine| machine.state.overridden = None);
         }
         Ok(())
@@ -65,6 +65,9 @@ impl Machine<'_> {
         }
         if !self.state.is_rolled_back() {
             return Ok(());
+        }
+        if self.moment.frozen && percent.is_some_and(|percent| percent > self.state.wanted(self.plan)) {
+            return Err(Refusal::Frozen);
         }
         self.noting("resume", by, reason, |machine| {
             machine.state.latches.clear();
