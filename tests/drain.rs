@@ -121,7 +121,8 @@ fn who_has_asked_before_the_drain_is_answered() {
         client.send("GET / HTTP/1.1\r\nhost: service\r\n\r\n");
     }
     tidegate.signal(Signal::Leave);
-    let answers: Vec<_> = clients.iter_mut().map(|client| client.try_answer(false).map(|answer| answer.status)).collect();
+    let answers: Vec<_> =
+        clients.iter_mut().map(|client| client.try_answer(false).map(|answer| answer.status)).collect();
     assert_eq!(answers, vec![Some(200); 200]);
     tidegate.wait();
 }

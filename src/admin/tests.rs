@@ -22,7 +22,7 @@ use crate::control::journal::{Durability, Journal};
 use crate::control::memory::Memory;
 use crate::control::order::{Desk, Done, Order, Refused, Scope};
 use crate::control::overview::{Overview, Reload, Sources};
-use crate::metrics::{Class, Failure, Registry, Why};
+use crate::metrics::{Class, Failure, Registry, Seat, Why};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
@@ -240,6 +240,7 @@ async fn status_shows_the_layers_side_by_side() {
         shard.end(Why::Decided(Reason::Bucket), Class::Success, Duration::from_millis(10));
     }
     meters.side(Side::Old).shard(0).begin();
+    meters.seat(Seat::of(Side::Old, false), 0).sit();
     let rollout = admin.get("/api/v1/rollouts/ledger").await.json();
     assert_eq!(rollout["name"], "ledger");
     assert_eq!(rollout["percent"]["configured"], 25.0);
