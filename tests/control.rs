@@ -467,7 +467,7 @@ fn those_who_wait_go_on_waiting_when_a_hold_is_made_longer() {
 
 #[test]
 fn a_switch_that_was_overtaken_looks_at_what_would_serve_now() {
-    let blue = Backend::scripted(|connection| connection.reset());
+    let blue = Backend::scripted(crate::support::backend::Connection::reset);
     let green = Backend::answering(|request| {
         if request.target == "/healthz" {
             thread::sleep(Duration::from_millis(500));
@@ -545,7 +545,5 @@ fn a_drained_colour_is_not_empty_while_it_answers_requests_from_before_the_switc
     let drained = order("drain", json!({"side": "old"}));
     assert_eq!((&drained["sides"]["old"]["color"], &drained["drain"]["done"]), (&json!("green"), &json!(false)));
     assert_eq!(client.answer().text(), "slow");
-    eventually("it is empty", || {
-        admin(&process, "/api/v1/rollouts/default").json()["drain"]["done"] == true
-    });
+    eventually("it is empty", || admin(&process, "/api/v1/rollouts/default").json()["drain"]["done"] == true);
 }
