@@ -30,6 +30,7 @@ use std::time::Duration;
 use self::document::{Document, Format, Place};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
+pub use self::shown::masked;
 pub use self::variables::Environment;
 use bytes::Bytes;
 

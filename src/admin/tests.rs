@@ -783,3 +783,15 @@ async fn the_end_does_not_wait_for_those_who_listen() {
     admin.shutdown.send(()).unwrap();
     timeout(Duration::from_secs(1), admin.served).await.expect("at once").unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn a_body_that_does_not_come_gives_its_place_back() {
+    let admin = Admin::start_at(&any_port(), Patience::default());
+    let mut slow = admin.connect().await;
+    let head =
+        "POST /api/v1/rollback HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/json\r\ncontent-length: 20";
+    slow.write_all(format!("{head}\r\n\r\n{{").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(10), slow.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", answer.escape_ascii());
+}

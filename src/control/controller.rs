@@ -24,7 +24,7 @@ use super::memory::Memory;
 use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
-use crate::config::{Config, ConfigError};
+use crate::config::{self, Config, ConfigError};
 use crate::metrics::window;
 use crate::policy::actor::{Actor, Source};
 use crate::policy::decision::Side;
@@ -235,7 +235,7 @@ impl Controller {
     }
 
     fn refuse(&self, error: &ConfigError) -> Reloaded {
-        let error = error.to_string();
+        let error = config::masked(&error.to_string());
         tracing::error!("config refused; the old one stays in force\n{error}");
         self.note(|reload| Reload { successful: false, error: Some(error.clone()), ..reload });
         Err(error)
