@@ -20,7 +20,7 @@ use crate::config::{self, Config, ConfigError};
 use crate::control::controller::{Controller, Memories};
 use crate::control::files::{Files, Nudge, environment};
 use crate::control::in_force::{InForce, Told};
-use crate::control::journal::{Found, Journal, OpenError};
+use crate::control::journal::{Found, Journal, OpenError, takes_nothing};
 use crate::control::order::Desk;
 use crate::control::overview::{Overview, Sources};
 use crate::metrics::Registry;
@@ -296,8 +296,13 @@ pub enum Signal {
 }
 
 async fn until_asked_to_leave(signals: &mut mpsc::Receiver<Signal>, nudges: &mpsc::Sender<Nudge>) {
+    let mut passed_on: Option<task::JoinHandle<_>> = None;
     while let Some(Signal::Reload) = signals.recv().await {
-        let _one_is_waiting = nudges.try_send(Nudge::Reload(None));
+        if passed_on.as_ref().is_none_or(task::JoinHandle::is_finished) {
+            let nudges = nudges.clone();
+            // Aside: whoever reads files may be held up by one, and the next signal may be TERM.
+            passed_on = Some(task::spawn(async move { nudges.send(Nudge::Reload(None)).await }));
+        }
     }
 }
 
@@ -361,7 +366,14 @@ fn prepare(state_dir: &Path) -> io::Result<()> {
         std::fs::create_dir_all(state_dir)?;
     }
     std::fs::read_dir(state_dir)?;
-    tempfile_in(state_dir)
+    match tempfile_in(state_dir) {
+        // It routes, and remembers when the disk lets it: a restart in such an hour must not be an outage.
+        Err(error) if takes_nothing(&error) => {
+            tracing::error!(path = %state_dir.display(), %error, "what changes from now on would not survive a restart");
+            Ok(())
+        }
+        written => written,
+    }
 }
 
 /// The directory has to be writable: what it is for is remembering.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -547,4 +548,39 @@ fn a_drained_colour_is_not_empty_while_it_answers_requests_from_before_the_switc
     assert_eq!((&drained["sides"]["old"]["color"], &drained["drain"]["done"]), (&json!("green"), &json!(false)));
     assert_eq!(client.answer().text(), "slow");
     eventually("it is empty", || admin(&process, "/api/v1/rollouts/default").json()["drain"]["done"] == true);
+}
+
+// -- a start in a bad hour
+
+#[test]
+fn a_start_on_a_disk_that_takes_nothing_serves_by_what_it_remembers() {
+    let mut scene = Scene::at(100);
+    scene.done("POST", "rollback", json!({"reason": "it double-books"}));
+    scene.process.child.kill().unwrap();
+    scene.process.wait();
+    // As root nothing is unwritable but a mount that is; where mounting is not allowed, a folder in the way has to do.
+    let state = scene.state();
+    let mount = |options: &[&str]| Command::new("mount").args(options).arg(&state).status().is_ok_and(|s| s.success());
+    let bound = mount(&["--bind", state.to_str().unwrap()]);
+    let is_mounted = bound && mount(&["-o", "remount,ro,bind"]);
+    if !is_mounted {
+        fs::create_dir_all(state.join(".state.json.tmp/x")).unwrap();
+    }
+    scene.starts_again();
+    assert_eq!(scene.side_of(1), "old", "the latch is remembered");
+    let resumed = scene.done("POST", "resume", json!({}));
+    assert_eq!((scene.side_of(1).as_str(), &resumed["durable"]), ("new", &json!(false)));
+    if is_mounted {
+        assert!(mount(&["-o", "remount,rw,bind"]));
+    } else {
+        fs::remove_dir_all(state.join(".state.json.tmp")).unwrap();
+    }
+    eventually("it is durable after all", || {
+        admin(&scene.process, "/api/v1/status").json()["state"]["durable"] == true
+    });
+    scene.process.child.kill().unwrap();
+    scene.process.wait();
+    if bound {
+        assert!(Command::new("umount").arg(&state).status().unwrap().success());
+    }
 }

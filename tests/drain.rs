@@ -29,7 +29,10 @@ fn leaving_after(backend: &Backend, readiness_delay: &str, drain_timeout: &str) 
     let preamble = PREAMBLE
         .replace("readiness_delay: 0s", &format!("readiness_delay: {readiness_delay}"))
         .replace("drain_timeout: 2s", &format!("drain_timeout: {drain_timeout}"));
-    Tidegate::start_whole(&format!("{preamble}{}", single(backend)))
+    // 200 connections at once may have to wait at a backend's door on a busy machine.
+    let config = single(backend).replace("] }", "], timeouts: { connect: 20s } }");
+    assert!(config.contains("connect: 20s"));
+    Tidegate::start_whole(&format!("{preamble}{config}"))
 }
 
 /// A client whose request for `/slow` has reached the backend.

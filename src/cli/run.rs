@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,6 +11,9 @@ use tokio::sync::mpsc;
 use super::RunArgs;
 use crate::app::{App, Signal};
 use crate::telemetry;
+
+/// How long the end of the process waits for its threads.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Runs until TERM or INT.
 ///
@@ -29,7 +33,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         app.run(signals).await?;
         anyhow::Ok(ExitCode::SUCCESS)
     });
-    runtime.shutdown_background(); // a file system that hangs is not waited for
+    // Workers may be saying their last words; a file system that hangs is not waited for.
+    runtime.shutdown_timeout(LAST_WORDS);
     ended
 }
 

@@ -12,7 +12,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until, 
 use super::controller::Event;
 use super::flag::{self, Flag};
 use super::settle::{NO_LATER_THAN, QUIET, TORN, probation};
-use super::watcher::Watcher;
+use super::watcher::{Identity, Watcher, identity};
 use crate::config::{self, Config, ConfigError};
 
 /// How often files are looked at without being told to.
@@ -60,6 +60,8 @@ pub struct Files {
     /// It was told of a rollback in a text that has not been taken since.
     is_ahead_of_text: bool,
     flag: Flag,
+    /// The folder in which the flag file was seen last: that it is not in another one says nothing.
+    flag_folder: Option<Identity>,
     /// What was read last and not taken, and why: one bad text is told once.
     refused: Option<(Vec<u8>, String)>,
     /// A text that may not be whole, and when it counts if it still stands.
@@ -72,8 +74,10 @@ impl Files {
     /// was `flag` when the controller began with it.
     #[must_use]
     pub fn new(path: PathBuf, text: Vec<u8>, config: &Config, flag: Flag, events: mpsc::Sender<Event>) -> Self {
+        let flag_folder = config.state_dir.as_deref().and_then(identity);
         Self {
             path,
+            flag_folder,
             state_dir: config.state_dir.clone(),
             events,
             text,
@@ -130,14 +134,18 @@ impl Files {
 
     async fn look_at_flag(&mut self) {
         let Some(state_dir) = self.state_dir.clone() else { return };
-        let read = tokio::task::spawn_blocking(move || Flag::read(&state_dir)).await;
-        let Ok(Some(flag)) = read else {
+        let read = tokio::task::spawn_blocking(move || (Flag::read(&state_dir), identity(&state_dir)));
+        let Ok((flag, folder)) = read.await else { return };
+        // An empty mount point in place of the folder is not somebody who has removed the file.
+        let is_elsewhere = flag == Some(Flag::Absent) && self.flag != Flag::Absent && folder != self.flag_folder;
+        let Some(flag) = flag.filter(|_| !is_elsewhere) else {
             if !std::mem::replace(&mut self.state_dir_is_gone, true) {
                 tracing::error!("state_dir is gone; what its ROLLBACK file asked for stays");
             }
             return;
         };
         self.state_dir_is_gone = false;
+        self.flag_folder = folder;
         if flag != self.flag {
             tracing::warn!("the file ROLLBACK in state_dir now asks for {flag}");
             self.flag = flag.clone();

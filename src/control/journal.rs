@@ -29,6 +29,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+pub use lock::takes_nothing;
 pub use log::path as log_path;
 
 use audit::{Draft, Entry, Head};
