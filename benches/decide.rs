@@ -44,7 +44,7 @@ impl Target for Request {
 }
 
 fn split(hash: Hash, rules: Vec<Rule>) -> Split {
-    Split { percent: Percent::from_f64(5.0).expect("a percent"), hash, rules, ..Split::default() }
+    Split { percent: Percent::from_f64(5.0).expect("a percent"), hash, rules: rules.into(), ..Split::default() }
 }
 
 fn list_of(entries: usize) -> Vec<Rule> {

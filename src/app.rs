@@ -12,7 +12,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::admin;
@@ -20,13 +20,14 @@ use crate::config::{self, Config, ConfigError};
 use crate::control::controller::{Controller, Memories};
 use crate::control::files::{Files, Nudge, environment};
 use crate::control::in_force::{InForce, Told};
-use crate::control::journal::{Found, Journal, OpenError};
+use crate::control::journal::{Found, Journal, OpenError, takes_nothing};
 use crate::control::order::Desk;
 use crate::control::overview::{Overview, Sources};
 use crate::metrics::Registry;
 use crate::proxy::accept::{self, Door};
 use crate::proxy::access_log::AccessLog;
 use crate::proxy::worker::{self, Ending, Shared};
+use crate::snapshot::Snapshot;
 
 /// Why the process cannot start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -144,58 +145,13 @@ impl App {
     pub async fn run(mut self, mut signals: mpsc::Receiver<Signal>) -> Result<(), StartError> {
         let (ending, is_ending) = watch::channel(Ending::Running);
         let (leaving, is_leaving) = watch::channel(false);
-        let workers = count_workers(self.in_force.config().workers);
-        let dropped = self.access_log.as_ref().map(|(log, _)| log.dropped());
-        let registry = Arc::new(Registry::new(workers.get()).with_access_log(dropped));
-        let first = self.in_force.snapshot(&registry);
-        let snapshot = Arc::new(ArcSwap::from_pointee(first));
-        let shared = Shared {
-            snapshot: Arc::clone(&snapshot),
-            registry: Arc::clone(&registry),
-            access_log: self.access_log.as_ref().map(|(log, _)| log.clone()),
-            ending: is_ending.clone(),
-        };
-        let workers: Vec<worker::Handle> = (0..workers.get())
-            .map(|index| worker::start(index, shared.clone()))
-            .collect::<Result<_, _>>()
-            .map_err(StartError::Thread)?;
-        let door = Door {
-            listeners: self.listeners,
-            workers: workers.iter().map(|worker| worker.errands.clone()).collect(),
-            snapshot: Arc::clone(&snapshot),
-            registry: Arc::clone(&registry),
-            ending: is_ending.clone(),
-        };
-        let door = accept::open(door).map_err(StartError::Thread)?;
-        let (events, queue) = mpsc::channel(64);
-        let (nudges, reasons) = mpsc::channel(64);
-        let config = self.in_force.config();
-        let shutdown = config.shutdown.clone();
-        let overview = Arc::new(Overview::new(Sources {
-            snapshot,
-            registry,
-            journal: self.journal,
-            desk: Desk::new(events.clone(), nudges.clone()),
-            lost: self.in_force.lost().map(str::to_owned),
-            ending: is_ending,
-            leaving: is_leaving,
-            config_path: self.in_force.path().to_owned(),
-            state_dir: config.state_dir.clone(),
-        }));
-        let files = Files::new(self.in_force.path().to_owned(), self.text, config, events.clone());
-        let files = tokio::spawn(files.run(nudges.clone(), reasons));
-        let errands = workers.iter().map(|worker| worker.errands.downgrade()).collect();
-        let controller = Controller::new(self.in_force, self.told, Arc::clone(&overview), errands, events);
-        let controller = tokio::spawn(controller.run(queue));
-        let mut gone = ending.subscribe();
-        let admin_ends = async move {
-            let _process = gone.wait_for(|ending| *ending == Ending::Now).await;
-        };
-        let admin = tokio::spawn(admin::serve(self.admin, Arc::clone(&overview), admin_ends));
-
-        let mut watched = watch_workers(&workers);
+        let shutdown = self.in_force.config().shutdown.clone();
+        let data = DataPlane::start(&mut self.in_force, self.listeners, self.access_log.as_ref(), &is_ending)?;
+        let mut watched = watch_workers(&data.workers);
+        let start = Start { text: self.text, in_force: self.in_force, told: self.told, journal: self.journal };
+        let control = ControlPlane::start(start, &data, self.admin, is_ending, is_leaving);
         let died = tokio::select! {
-            () = until_asked_to_leave(&mut signals, &nudges) => None,
+            () = until_asked_to_leave(&mut signals, &control.nudges) => None,
             index = watched.join_next() => index.and_then(Result::ok),
         };
         watched.shutdown().await; // workers drain until nobody can hand them a connection any more
@@ -204,12 +160,116 @@ impl App {
                 "worker {index} has ended by itself, which is a bug in tidegate; draining, to be started anew"
             );
         }
-        let threads: Vec<JoinHandle<()>> = workers.into_iter().map(|worker| worker.thread).chain([door]).collect();
-        leave(&shutdown, &leaving, &ending, threads, &mut signals).await;
-        controller.abort();
-        files.abort();
-        let _its_socket_file_is_removed = admin.await;
+        leave(&shutdown, &leaving, &ending, data.into_threads(), &mut signals).await;
+        control.end().await;
         died.map_or(Ok(()), |index| Err(StartError::Worker(index)))
+    }
+}
+
+/// Those who answer requests, and what they share.
+struct DataPlane {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    registry: Arc<Registry>,
+    workers: Vec<worker::Handle>,
+    /// The thread that accepts.
+    door: JoinHandle<()>,
+}
+
+impl DataPlane {
+    /// Puts the first snapshot in force and serves by it.
+    fn start(
+        in_force: &mut InForce,
+        listeners: Vec<TcpListener>,
+        access_log: Option<&(AccessLog, WorkerGuard)>,
+        ending: &watch::Receiver<Ending>,
+    ) -> Result<Self, StartError> {
+        let workers = count_workers(in_force.config().workers);
+        let dropped = access_log.map(|(log, _)| log.dropped());
+        let registry = Arc::new(Registry::new(workers.get()).with_access_log(dropped));
+        let snapshot = Arc::new(ArcSwap::from_pointee(in_force.snapshot(&registry)));
+        let shared = Shared {
+            snapshot: Arc::clone(&snapshot),
+            registry: Arc::clone(&registry),
+            access_log: access_log.map(|(log, _)| log.clone()),
+            ending: ending.clone(),
+        };
+        let workers: Vec<worker::Handle> = (0..workers.get())
+            .map(|index| worker::start(index, shared.clone()))
+            .collect::<Result<_, _>>()
+            .map_err(StartError::Thread)?;
+        let door = Door {
+            listeners,
+            workers: workers.iter().map(|worker| worker.errands.clone()).collect(),
+            snapshot: Arc::clone(&snapshot),
+            registry: Arc::clone(&registry),
+            ending: ending.clone(),
+        };
+        let door = accept::open(door).map_err(StartError::Thread)?;
+        Ok(Self { snapshot, registry, workers, door })
+    }
+
+    fn into_threads(self) -> Vec<JoinHandle<()>> {
+        self.workers.into_iter().map(|worker| worker.thread).chain([self.door]).collect()
+    }
+}
+
+/// What the control plane begins with.
+struct Start {
+    text: Vec<u8>,
+    in_force: InForce,
+    told: Vec<Told>,
+    journal: Memories,
+}
+
+/// Those who decide what is in force, and those who tell of it: tasks on the runtime that runs the process.
+struct ControlPlane {
+    nudges: mpsc::Sender<Nudge>,
+    files: task::JoinHandle<()>,
+    controller: task::JoinHandle<()>,
+    admin: task::JoinHandle<io::Result<()>>,
+}
+
+impl ControlPlane {
+    fn start(
+        start: Start,
+        data: &DataPlane,
+        admin: admin::Listener,
+        mut ending: watch::Receiver<Ending>,
+        leaving: watch::Receiver<bool>,
+    ) -> Self {
+        let Start { text, in_force, told, journal } = start;
+        let (events, queue) = mpsc::channel(64);
+        let (nudges, reasons) = mpsc::channel(64);
+        let config = in_force.config();
+        let overview = Arc::new(Overview::new(Sources {
+            snapshot: Arc::clone(&data.snapshot),
+            registry: Arc::clone(&data.registry),
+            journal,
+            desk: Desk::new(events.clone(), nudges.clone()),
+            lost: in_force.lost().map(str::to_owned),
+            ending: ending.clone(),
+            leaving,
+            config_path: in_force.path().to_owned(),
+            state_dir: config.state_dir.clone(),
+        }));
+        let flag = in_force.flag().clone();
+        let files = Files::new(in_force.path().to_owned(), text, config, flag, events.clone());
+        let files = tokio::spawn(files.run(nudges.clone(), reasons));
+        let errands = data.workers.iter().map(|worker| worker.errands.downgrade()).collect();
+        let controller = Controller::new(in_force, told, Arc::clone(&overview), errands, events);
+        let controller = tokio::spawn(controller.run(queue));
+        let gone = async move {
+            let _the_process = ending.wait_for(|ending| *ending == Ending::Now).await;
+        };
+        let admin = tokio::spawn(admin::serve(admin, overview, gone));
+        Self { nudges, files, controller, admin }
+    }
+
+    /// Ends after the admin side, which removes its socket file.
+    async fn end(self) {
+        self.files.abort();
+        self.controller.abort();
+        let _it_is_not_cancelled = self.admin.await;
     }
 }
 
@@ -236,8 +296,13 @@ pub enum Signal {
 }
 
 async fn until_asked_to_leave(signals: &mut mpsc::Receiver<Signal>, nudges: &mpsc::Sender<Nudge>) {
+    let mut passed_on: Option<task::JoinHandle<_>> = None;
     while let Some(Signal::Reload) = signals.recv().await {
-        let _one_is_waiting = nudges.try_send(Nudge::Reload(None));
+        if passed_on.as_ref().is_none_or(task::JoinHandle::is_finished) {
+            let nudges = nudges.clone();
+            // Aside: whoever reads files may be held up by one, and the next signal may be TERM.
+            passed_on = Some(task::spawn(async move { nudges.send(Nudge::Reload(None)).await }));
+        }
     }
 }
 
@@ -276,7 +341,7 @@ async fn leave(
 }
 
 async fn joined(threads: Vec<JoinHandle<()>>) {
-    let _it_is_not_cancelled = tokio::task::spawn_blocking(|| {
+    let _it_is_not_cancelled = task::spawn_blocking(|| {
         for thread in threads {
             if thread.join().is_err() {
                 tracing::error!("a worker ended by panic");
@@ -301,7 +366,14 @@ fn prepare(state_dir: &Path) -> io::Result<()> {
         std::fs::create_dir_all(state_dir)?;
     }
     std::fs::read_dir(state_dir)?;
-    tempfile_in(state_dir)
+    match tempfile_in(state_dir) {
+        // It routes, and remembers when the disk lets it: a restart in such an hour must not be an outage.
+        Err(error) if takes_nothing(&error) => {
+            tracing::error!(path = %state_dir.display(), %error, "what changes from now on would not survive a restart");
+            Ok(())
+        }
+        written => written,
+    }
 }
 
 /// The directory has to be writable: what it is for is remembering.

@@ -30,6 +30,7 @@ use std::time::Duration;
 use self::document::{Document, Format, Place};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
+pub use self::shown::masked;
 pub use self::variables::Environment;
 use bytes::Bytes;
 
@@ -193,7 +194,7 @@ impl std::fmt::Display for AdminAddress {
 }
 
 /// How the process ends after TERM or INT.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
     /// How long `/readyz` says no while connections are still accepted, so that the balancer can notice. Default 5 s.
     pub readiness_delay: Duration,
@@ -356,7 +357,7 @@ pub struct Rollout {
     /// This rollout's own flag: to OLD. `None` if it is not written, which lifts nothing.
     pub rollback: Option<bool>,
     /// Keys that always go to one side, first match wins.
-    pub rules: Vec<Rule>,
+    pub rules: Arc<[Rule]>,
     /// How testers choose a side.
     pub force: Force,
     /// Whether clients are told their side in `x-tidegate-side`.

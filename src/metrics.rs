@@ -207,6 +207,9 @@ pub struct Shard {
     failures: [Counter; Failure::ALL.len()],
     started: Counter,
     ended: Counter,
+    /// By seat and not by side, as is what follows.
+    seated: Counter,
+    unseated: Counter,
     duration: Histogram,
     /// Milliseconds for which the oldest running request has run, plus one; 0 if none runs, or nobody wants to know.
     oldest: AtomicU64,
@@ -225,6 +228,16 @@ impl Shard {
         self.duration.record(elapsed);
     }
 
+    /// A request begins on this seat.
+    pub fn sit(&self) {
+        self.seated.increment();
+    }
+
+    /// A request that began on this seat ends.
+    pub fn rise(&self) {
+        self.unseated.increment();
+    }
+
     /// The backend failed a request, or did not take it.
     pub fn fail(&self, failure: Failure) {
         self.failures[failure as usize].increment();
@@ -234,6 +247,11 @@ impl Shard {
     pub fn oldest_is(&self, age: Option<Duration>) {
         let millis = age.map_or(0, |age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX).saturating_add(1));
         self.oldest.store(millis, Relaxed);
+    }
+
+    fn running(&self) -> u64 {
+        let unseated = self.unseated.get(); // first, as in `inflight`
+        self.seated.get().saturating_sub(unseated)
     }
 
     fn inflight(&self) -> u64 {
@@ -321,6 +339,19 @@ impl Series {
     }
 }
 
+/// A backend's place in its rollout, as the config has it: `old` or `blue`, `new` or `green`. Which side that is changes when
+/// blue and green change places, and who runs there then goes on running there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seat(usize);
+
+impl Seat {
+    /// The seat of `side`, or of the other one if the two have changed places.
+    #[must_use]
+    pub fn of(side: Side, have_changed_places: bool) -> Self {
+        Self(if have_changed_places { side.other().index() } else { side.index() })
+    }
+}
+
 /// A rollout's series.
 #[derive(Debug)]
 pub struct RolloutMeters {
@@ -340,16 +371,28 @@ impl RolloutMeters {
         &self.sides[side.index()]
     }
 
+    /// What one worker counts of the requests that run on `seat`.
+    #[must_use]
+    pub fn seat(&self, seat: Seat, worker: usize) -> &Shard {
+        self.sides[seat.0].shard(worker)
+    }
+
+    /// Requests that run on `seat`.
+    #[must_use]
+    pub fn running(&self, seat: Seat) -> u64 {
+        self.sides[seat.0].0.iter().map(Shard::running).sum()
+    }
+
     /// The series of requests that no side saw, because of maintenance or a hold.
     #[must_use]
     pub fn turned_away(&self) -> &Series {
         &self.turned_away
     }
 
-    /// For how long the oldest request that runs on `side` has run; known, to the second, while that side is drained.
+    /// For how long the oldest request that runs on `seat` has run; known, to the second, while that one is drained.
     #[must_use]
-    pub fn oldest(&self, side: Side) -> Option<Duration> {
-        self.side(side).oldest()
+    pub fn oldest(&self, seat: Seat) -> Option<Duration> {
+        self.sides[seat.0].oldest()
     }
 }
 
@@ -477,14 +520,14 @@ mod tests {
     fn the_oldest_is_the_oldest_of_all_workers() {
         let registry = Registry::new(3);
         let meters = registry.rollout("ledger");
-        assert_eq!(meters.oldest(Side::Old), None);
+        assert_eq!(meters.oldest(Seat::of(Side::Old, false)), None);
         let series = meters.side(Side::Old);
         series.shard(0).oldest_is(Some(Duration::ZERO));
-        assert_eq!(meters.oldest(Side::Old), Some(Duration::ZERO));
+        assert_eq!(meters.oldest(Seat::of(Side::Old, false)), Some(Duration::ZERO));
         series.shard(2).oldest_is(Some(Duration::from_secs(7)));
-        assert_eq!(meters.oldest(Side::Old), Some(Duration::from_secs(7)));
+        assert_eq!(meters.oldest(Seat::of(Side::Old, false)), Some(Duration::from_secs(7)));
         series.shard(2).oldest_is(None);
         series.shard(0).oldest_is(None);
-        assert_eq!(meters.oldest(Side::Old), None);
+        assert_eq!(meters.oldest(Seat::of(Side::Old, false)), None);
     }
 }

@@ -12,11 +12,11 @@ use http::{HeaderName, HeaderValue};
 
 use crate::config::{self, BackendTimeouts, Config, Force, MaintenanceDefaults};
 use crate::hold::Queue;
-use crate::metrics::{Registry, RolloutMeters, Series};
+use crate::metrics::{Registry, RolloutMeters, Seat, Series};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{OnMissing, Side, Split};
 use crate::policy::network::Network;
-use crate::policy::rollout::{Color, Plan, State, Strategy};
+use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
 use crate::policy::standing::{self, Standing};
 
@@ -182,6 +182,18 @@ impl Rollout {
         self.split.drained == Some(side) && !(self.split.rollback && side == Side::Old)
     }
 
+    /// Where `side` stands in the config.
+    #[must_use]
+    pub fn seat(&self, side: Side) -> Seat {
+        Seat::of(side, self.state.have_changed_places(&self.plan))
+    }
+
+    /// Requests that run on what is `side` now, whatever it was when they began.
+    #[must_use]
+    pub fn running(&self, side: Side) -> u64 {
+        self.meters.running(self.seat(side))
+    }
+
     /// The backend of `side`, as an index into [`Snapshot::backends`].
     #[must_use]
     pub fn backend(&self, side: Side) -> usize {
@@ -238,32 +250,19 @@ impl Snapshot {
         registry: &Registry,
         overlay: &Overlay,
     ) -> Self {
-        let rollout_names: Vec<&String> = config.rollouts.keys().collect();
-        let backend_names: Vec<&String> = config.backends.keys().collect();
-        let place = |names: &[&String], name: &String| {
-            names.binary_search(&name).expect("a checked config names only what exists")
-        };
-        let backend_at = |name: &String| place(&backend_names, name);
-        let routes = config.routes.iter().map(|route| {
-            let destination = match &route.to {
-                config::Destination::Rollout(name) => Destination::Rollout(place(&rollout_names, name)),
-                config::Destination::Backend(name) => Destination::Backend(backend_at(name)),
-            };
-            (route.wanted.clone(), destination)
-        });
+        let places = Places::of(config);
+        let routes = config.routes.iter().map(|route| (route.wanted.clone(), places.destination(&route.to)));
         let everything = service(&Scope::Everything, Some(&overlay.everything), overlay);
         let by_route: Vec<Service> = config.routes.iter().map(|route| route_service(route, overlay)).collect();
-        let rollouts: Vec<Rollout> = config
-            .rollouts
-            .iter()
-            .map(|(name, written)| {
-                let state = overlay.rollouts.get(name).cloned().unwrap_or_default();
-                let service = service(&Scope::Rollout(name.clone()), Some(&state.standing), overlay);
-                let plan = written.plan(config.rollback);
-                let backends = [backend_at(&written.old), backend_at(&written.new)];
-                rollout(name, written, backends, InForce { plan, state, service }, registry.rollout(name))
-            })
-            .collect();
+        let put_in_force = |(name, written): (&String, &config::Rollout)| {
+            let state = overlay.rollouts.get(name).cloned().unwrap_or_default();
+            let service = service(&Scope::Rollout(name.clone()), Some(&state.standing), overlay);
+            let plan = written.plan(config.rollback);
+            let backends = [places.backend(&written.old), places.backend(&written.new)];
+            rollout(name, written, backends, InForce { plan, state, service }, registry.rollout(name))
+        };
+        let rollouts: Vec<Rollout> = config.rollouts.iter().map(put_in_force).collect();
+        let max_header_size = config.limits.max_header_size;
         Self {
             revision,
             config_hash: config.hash.clone(),
@@ -280,11 +279,7 @@ impl Snapshot {
             admin: config.admin.clone(),
             written: Arc::clone(&config.written),
             rollouts,
-            backends: config
-                .backends
-                .iter()
-                .map(|(name, written)| backend(name, written, config.limits.max_header_size))
-                .collect(),
+            backends: config.backends.iter().map(|(name, written)| backend(name, written, max_header_size)).collect(),
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
@@ -317,6 +312,33 @@ impl Snapshot {
     pub fn longest_idle(&self) -> Duration {
         let endpoints = self.backends.iter().flat_map(|backend| &backend.endpoints);
         endpoints.map(|endpoint| endpoint.timeouts.idle).max().unwrap_or_default()
+    }
+}
+
+/// Where the things that a config names stand in a snapshot.
+struct Places<'a> {
+    rollouts: Vec<&'a String>,
+    backends: Vec<&'a String>,
+}
+
+impl<'a> Places<'a> {
+    fn of(config: &'a Config) -> Self {
+        Self { rollouts: config.rollouts.keys().collect(), backends: config.backends.keys().collect() }
+    }
+
+    fn backend(&self, name: &String) -> usize {
+        Self::find(&self.backends, name)
+    }
+
+    fn destination(&self, written: &config::Destination) -> Destination {
+        match written {
+            config::Destination::Rollout(name) => Destination::Rollout(Self::find(&self.rollouts, name)),
+            config::Destination::Backend(name) => Destination::Backend(self.backend(name)),
+        }
+    }
+
+    fn find(names: &[&String], name: &String) -> usize {
+        names.binary_search(&name).expect("a checked config names only what exists")
     }
 }
 
@@ -353,7 +375,7 @@ fn rollout(
 ) -> Rollout {
     let InForce { plan, state, service } = in_force;
     let [first, second] = backends;
-    let green_is_old = matches!(plan.strategy, Strategy::BlueGreen { .. }) && state.colors.old == Color::Green;
+    let green_is_old = state.have_changed_places(&plan);
     Rollout {
         name: name.to_owned(),
         split: Split {

@@ -261,6 +261,22 @@ fn a_reload_on_request_does_not_wait_until_the_file_has_proved_to_be_whole() {
 }
 
 #[test]
+fn a_state_that_was_lost_is_told() {
+    let state = tempfile::tempdir().unwrap();
+    std::fs::write(state.path().join("state.json"), "{ half a sta").unwrap();
+    let mut scene = Scene::with("100", &format!("state_dir: {}\n", state.path().display()));
+    let ready = scene.tidegate.admin("/readyz");
+    assert_eq!(ready.status, 200);
+    assert!(ready.text().starts_with("ready; ") && ready.text().contains("put aside as"), "{}", ready.text());
+    let status = json_of(&scene.tidegate.admin("/api/v1/status"));
+    assert_eq!(status["state"]["durable"], true);
+    assert!(status["state"]["note"].as_str().unwrap().contains("put aside as"), "{status}");
+    assert_eq!(scene.side(), "old");
+    assert_eq!(scene.change("POST", "resume", &json!({"reason": "looked at it"})).status, 200);
+    assert_eq!(scene.side(), "new");
+}
+
+#[test]
 fn a_change_is_heard_by_those_who_listen() {
     let scene = Scene::new();
     let address: SocketAddr = scene.tidegate.admin.strip_prefix("http://").unwrap().parse().unwrap();

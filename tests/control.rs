@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tidegate::control::journal::{audit, log_path};
 
+use crate::support::backend::Connection;
 use crate::support::process::{Process, run_to_the_end, whole};
 use crate::support::{Answer, Backend, Client, eventually};
 
@@ -357,4 +359,228 @@ fn a_database_is_switched_behind_a_hold_of_five_seconds_and_no_request_is_lost()
     assert!(answers.iter().any(|(sent, ..)| (held..until).contains(sent)), "somebody waited");
     eventually("nobody waits any more", || scene.status()["hold"].is_null());
     assert_eq!(scene.side_of(1), "new");
+}
+
+// -- what races with what
+
+/// A config with these rollouts, each from `old` to `new`.
+fn of_many(scene: &Scene, rollouts: &[(&str, &str)]) -> String {
+    let (old, new) = (scene.old.url(), scene.new.url());
+    let mut text = format!(
+        "state_dir: state\nworkers: 1\nbackends: {{ a: {{ endpoints: [\"{old}\"] }}, b: {{ endpoints: [\"{new}\"] }} }}\nrollouts:\n"
+    );
+    for (name, more) in rollouts {
+        text += &format!("  {name}: {{ old: a, new: b, key: header:x-user-id, {more} }}\n");
+    }
+    text += "routes:\n";
+    for (name, _) in rollouts {
+        text += &format!("  - {{ match: {{ path: /{name}/ }}, rollout: {name} }}\n");
+    }
+    text
+}
+
+fn knows(scene: &Scene, name: &str) -> bool {
+    admin(&scene.process, &format!("/api/v1/rollouts/{name}")).status == 200
+}
+
+fn is_on(scene: &mut Scene, name: &str) -> String {
+    let answer = scene.client.get(&format!("/{name}/"), &[("x-user-id", "1")]);
+    answer.header("x-backend").unwrap_or("nobody").to_owned()
+}
+
+#[test]
+fn a_rollout_that_is_added_while_the_flag_file_is_there_is_rolled_back_too() {
+    let mut scene = Scene::at(100);
+    scene.process.edit(&of_many(&scene, &[("cards", "percent: 100")]));
+    eventually("the file is read", || knows(&scene, "cards"));
+    fs::write(scene.state().join("ROLLBACK"), "").unwrap();
+    eventually("cards is on old", || is_on(&mut scene, "cards") == "old");
+    scene.process.edit(&of_many(&scene, &[("cards", "percent: 100"), ("ledger", "percent: 100")]));
+    eventually("the file is read", || knows(&scene, "ledger"));
+    assert_eq!(is_on(&mut scene, "ledger"), "old");
+}
+
+#[test]
+fn a_rollout_that_comes_back_after_the_flag_file_has_gone_can_be_resumed() {
+    let mut scene = Scene::at(100);
+    let (both, one) = ([("cards", "percent: 100"), ("ledger", "percent: 100")], [("cards", "percent: 100")]);
+    scene.process.edit(&of_many(&scene, &both));
+    eventually("the file is read", || knows(&scene, "ledger"));
+    fs::write(scene.state().join("ROLLBACK"), "").unwrap();
+    eventually("ledger is on old", || is_on(&mut scene, "ledger") == "old");
+    scene.process.edit(&of_many(&scene, &one));
+    eventually("the file is read", || !knows(&scene, "ledger"));
+    fs::remove_file(scene.state().join("ROLLBACK")).unwrap();
+    eventually("cards is on new", || is_on(&mut scene, "cards") == "new");
+    scene.process.edit(&of_many(&scene, &both));
+    eventually("the file is read", || knows(&scene, "ledger"));
+    let resumed = Client::connect(scene.process.admin).order("POST", "/api/v1/rollouts/ledger/resume", &json!({}));
+    assert_eq!(resumed.status, 200, "{}", resumed.text());
+    assert_eq!(is_on(&mut scene, "ledger"), "new");
+}
+
+#[test]
+fn who_asks_for_a_reload_while_a_text_is_on_probation_gets_it() {
+    let scene = Scene::at(5);
+    let whole = fs::read_to_string(scene.process.config_path()).unwrap();
+    fs::write(scene.process.config_path(), whole.replace("percent: 5", "percent: 50").trim_end()).unwrap();
+    thread::sleep(Duration::from_millis(300)); // it was seen, and may be half-written
+    assert_eq!(scene.status()["percent"]["configured"], 5.0);
+    let reloaded = Client::connect(scene.process.admin).order("POST", "/api/v1/reload", &json!({}));
+    assert_eq!(reloaded.status, 200, "{}", reloaded.text());
+    assert_eq!(scene.status()["percent"]["configured"], 50.0);
+}
+
+#[test]
+fn a_rollback_in_a_text_that_was_taken_back_is_no_request_any_more() {
+    let mut scene = Scene::at(100);
+    let whole = fs::read_to_string(scene.process.config_path()).unwrap();
+    fs::write(scene.process.config_path(), format!("{whole}rollback: true")).unwrap();
+    eventually("it is rolled back", || scene.side_of(1) == "old");
+    fs::write(scene.process.config_path(), &whole).unwrap();
+    eventually("it can be resumed", || scene.order("POST", "resume", json!({})).status == 200);
+    assert_eq!(scene.side_of(1), "new");
+    fs::write(scene.process.config_path(), format!("{whole}rollback: true")).unwrap();
+    eventually("it is rolled back again", || scene.side_of(1) == "old");
+}
+
+#[test]
+fn those_who_wait_go_on_waiting_when_a_hold_is_made_longer() {
+    let scene = Scene::at(0);
+    scene.done("POST", "hold", json!({"max_wait": "20s"}));
+    let clients: Vec<Client> = (0..50)
+        .map(|user| {
+            let mut client = scene.process.client();
+            client.send(format!("GET / HTTP/1.1\r\nhost: service\r\nx-user-id: {user}\r\n\r\n"));
+            client
+        })
+        .collect();
+    thread::sleep(Duration::from_millis(300));
+    for seconds in 21..41 {
+        scene.done("POST", "hold", json!({"max_wait": format!("{seconds}s")}));
+    }
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(scene.old.requests().len(), 0, "nobody may pass a hold");
+    scene.done("POST", "hold", json!({"on": false}));
+    for mut client in clients {
+        assert_eq!(client.answer().status, 200);
+    }
+}
+
+#[test]
+fn a_switch_that_was_overtaken_looks_at_what_would_serve_now() {
+    let blue = Backend::scripted(Connection::reset);
+    let green = Backend::answering(|request| {
+        if request.target == "/healthz" {
+            thread::sleep(Duration::from_millis(500));
+        }
+        crate::support::backend::ok(&[], b"green")
+    });
+    let backend = |backend: &Backend| {
+        format!("{{ endpoints: [\"{}\"], health: {{ path: /healthz, timeout: 2s }} }}", backend.url())
+    };
+    let process = Process::start(&format!(
+        "state_dir: state\nworkers: 1\nbackends: {{ a: {}, b: {} }}\nrollouts:\n  default: {{ strategy: blue_green, blue: a, green: b, active: blue }}\n",
+        backend(&blue),
+        backend(&green),
+    ));
+    let admin = process.admin;
+    let switch = move || Client::connect(admin).order("POST", "/api/v1/rollouts/default/switch", &json!({})).status;
+    let both = [thread::spawn(switch), thread::spawn(switch)].map(|switch| switch.join().unwrap());
+    assert_eq!(both.iter().filter(|status| **status == 200).count(), 1, "blue does not answer: {both:?}");
+    assert_eq!(process.client().get("/", &[]).text(), "green");
+}
+
+#[test]
+fn another_shutdown_waits_for_a_restart_and_is_told() {
+    let scene = Scene::at(5);
+    let config = Scene::config(&scene.old, &scene.new, "percent: 6", "shutdown: { drain_timeout: 7s }");
+    scene.process.edit(&config);
+    let reloaded = Client::connect(scene.process.admin).order("POST", "/api/v1/reload", &json!({})).json();
+    assert_eq!(reloaded["needs_restart"], json!(["shutdown"]));
+}
+
+#[test]
+fn who_still_waits_when_the_process_ends_is_told_to_come_back() {
+    let mut scene = Scene::with("percent: 0", "shutdown: { readiness_delay: 0s, drain_timeout: 1s }");
+    scene.done("POST", "hold", json!({"max_wait": "60s"}));
+    let mut clients: Vec<Client> = (0..100).map(|_| scene.process.client()).collect();
+    clients.iter_mut().for_each(|client| {
+        client.send("POST / HTTP/1.1\r\nhost: service\r\nx-user-id: 7\r\ncontent-length: 2\r\n\r\n{}");
+    });
+    thread::sleep(Duration::from_millis(300));
+    scene.process.signal("TERM");
+    for mut client in clients {
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+        assert!(answer.header("retry-after").is_some());
+    }
+    assert!(scene.process.wait().success());
+    assert_eq!(scene.old.connections(), 0);
+}
+
+#[test]
+fn a_drained_colour_is_not_empty_while_it_answers_requests_from_before_the_switch() {
+    let slow = || {
+        Backend::answering(|request| {
+            if request.target == "/slow" {
+                thread::sleep(Duration::from_secs(2));
+            }
+            crate::support::backend::ok(&[], b"slow")
+        })
+    };
+    let (blue, green) = (slow(), slow());
+    let process = Process::start(&format!(
+        "state_dir: state\nworkers: 1\nrollout: {{ strategy: blue_green, blue: {}, green: {}, active: blue }}\n",
+        blue.url(),
+        green.url()
+    ));
+    let order = |verb: &str, body: Value| {
+        let path = format!("/api/v1/rollouts/default/{verb}");
+        Client::connect(process.admin).order("POST", &path, &body).json()["rollout"].clone()
+    };
+    order("switch", json!({}));
+    let mut client = process.client();
+    client.send("GET /slow HTTP/1.1\r\nhost: service\r\n\r\n");
+    eventually("green has it", || green.requests().iter().any(|request| request.target == "/slow"));
+    order("switch", json!({}));
+    let drained = order("drain", json!({"side": "old"}));
+    assert_eq!((&drained["sides"]["old"]["color"], &drained["drain"]["done"]), (&json!("green"), &json!(false)));
+    assert_eq!(client.answer().text(), "slow");
+    eventually("it is empty", || admin(&process, "/api/v1/rollouts/default").json()["drain"]["done"] == true);
+}
+
+// -- a start in a bad hour
+
+#[test]
+fn a_start_on_a_disk_that_takes_nothing_serves_by_what_it_remembers() {
+    let mut scene = Scene::at(100);
+    scene.done("POST", "rollback", json!({"reason": "it double-books"}));
+    scene.process.child.kill().unwrap();
+    scene.process.wait();
+    // As root nothing is unwritable but a mount that is; where mounting is not allowed, a folder in the way has to do.
+    let state = scene.state();
+    let mount = |options: &[&str]| Command::new("mount").args(options).arg(&state).status().is_ok_and(|s| s.success());
+    let bound = mount(&["--bind", state.to_str().unwrap()]);
+    let is_mounted = bound && mount(&["-o", "remount,ro,bind"]);
+    if !is_mounted {
+        fs::create_dir_all(state.join(".state.json.tmp/x")).unwrap();
+    }
+    scene.starts_again();
+    assert_eq!(scene.side_of(1), "old", "the latch is remembered");
+    let resumed = scene.done("POST", "resume", json!({}));
+    assert_eq!((scene.side_of(1).as_str(), &resumed["durable"]), ("new", &json!(false)));
+    if is_mounted {
+        assert!(mount(&["-o", "remount,rw,bind"]));
+    } else {
+        fs::remove_dir_all(state.join(".state.json.tmp")).unwrap();
+    }
+    eventually("it is durable after all", || {
+        admin(&scene.process, "/api/v1/status").json()["state"]["durable"] == true
+    });
+    scene.process.child.kill().unwrap();
+    scene.process.wait();
+    if bound {
+        assert!(Command::new("umount").arg(&state).status().unwrap().success());
+    }
 }

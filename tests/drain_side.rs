@@ -64,12 +64,16 @@ fn new_work_goes_to_the_other_side_and_running_work_ends() {
     drain(&mut plane, Side::New, None);
     assert_eq!(plane.client().get_as(7).text(), "old");
     let meters = plane.meters();
-    eventually("its age is known", || meters.oldest(Side::New).is_some_and(|age| age > Duration::from_millis(100)));
-    assert_eq!(meters.oldest(Side::Old), None, "nobody asked for that");
+    eventually("its age is known", || {
+        meters.oldest(tidegate::metrics::Seat::of(Side::New, false)).is_some_and(|age| age > Duration::from_millis(100))
+    });
+    assert_eq!(meters.oldest(tidegate::metrics::Seat::of(Side::Old, false)), None, "nobody asked for that");
     assert_eq!(meters.side(Side::New).inflight(), 1);
     go.send(()).unwrap();
     assert_eq!(slow.answer().status, 200);
-    eventually("nothing runs", || meters.oldest(Side::New).is_none() && meters.side(Side::New).inflight() == 0);
+    eventually("nothing runs", || {
+        meters.oldest(tidegate::metrics::Seat::of(Side::New, false)).is_none() && meters.side(Side::New).inflight() == 0
+    });
     stop.store(true, SeqCst);
     traffic.join().unwrap();
     assert!(meters.side(Side::Old).requests(Why::Decided(Reason::Drain), Class::Success) > 0);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use tidegate::control::journal::{audit, log_path};
 
 use crate::support::process::Process;
@@ -24,6 +24,10 @@ enum Act {
     Maintenance(bool),
     Hold(bool),
     Drain(Option<&'static str>),
+    /// Blue and green of another rollout change places, or change back.
+    Switch {
+        back: bool,
+    },
 }
 
 /// What is in force.
@@ -34,16 +38,20 @@ struct InForce {
     in_maintenance: bool,
     held: bool,
     drained: Option<&'static str>,
+    /// Whether green serves, and whether green is where a rollback leads.
+    green_serves: bool,
+    green_is_old: bool,
 }
 
 impl Act {
     fn any(dice: &mut fastrand::Rng) -> Self {
-        match dice.u8(0..9) {
+        match dice.u8(0..11) {
             0 | 1 => Self::Set(dice.u16(0..=100)),
             2 => Self::Rollback,
             3 | 4 => Self::Resume,
             5 => Self::Maintenance(dice.bool()),
             6 | 7 => Self::Hold(dice.bool()),
+            8 | 9 => Self::Switch { back: dice.bool() },
             _ => Self::Drain([None, Some("old"), Some("new")][dice.usize(0..3)]),
         }
     }
@@ -56,10 +64,12 @@ impl Act {
             Self::Maintenance(on) => ("POST", "maintenance", json!({ "on": on })),
             Self::Hold(on) => ("POST", "hold", json!({ "on": on })),
             Self::Drain(side) => ("POST", "drain", json!({ "side": side })),
+            Self::Switch { back } => ("POST", "switch", json!({ "back": back })),
         };
+        let rollout = if matches!(self, Self::Switch { .. }) { "shop" } else { "ledger" };
         let body = body.to_string();
         format!(
-            "{method} /api/v1/rollouts/default/{verb} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+            "{method} /api/v1/rollouts/{rollout}/{verb} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
              content-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()
         )
@@ -76,6 +86,7 @@ impl InForce {
             }
             Act::Drain(Some("old")) => self.rolled_back || self.drained == Some("new"),
             Act::Drain(Some(_)) => self.drained == Some("old"),
+            Act::Switch { back } => back && self.green_serves == self.green_is_old,
             Act::Rollback | Act::Resume | Act::Maintenance(_) | Act::Hold(_) | Act::Drain(None) => false,
         }
     }
@@ -90,20 +101,27 @@ impl InForce {
             Act::Maintenance(on) => Self { in_maintenance: on, ..self },
             Act::Hold(on) => Self { held: on, ..self },
             Act::Drain(side) => Self { drained: side, ..self },
+            Act::Switch { back: true } => Self { green_serves: self.green_is_old, ..self },
+            Act::Switch { back: false } => {
+                Self { green_serves: !self.green_serves, green_is_old: self.green_serves, ..self }
+            }
         }
     }
 
     fn shown(process: &Process) -> Self {
         let answer = Client::connect(process.admin)
-            .send("GET /api/v1/rollouts/default HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-            .answer();
-        let status: Value = serde_json::from_slice(&answer.body).unwrap();
+            .send("GET /api/v1/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .answer()
+            .json();
+        let [status, shop] = [&answer["rollouts"][0], &answer["rollouts"][1]];
         Self {
             percent: status["percent"]["override"].as_f64().map(|percent| percent as u16),
             rolled_back: status["rollback"]["active"].as_bool().unwrap(),
             in_maintenance: !status["maintenance"].is_null(),
             held: status["hold"]["releasing"] == false,
             drained: ["old", "new"].into_iter().find(|side| status["drain"]["side"] == *side),
+            green_serves: shop["blue_green"]["active"] == "green",
+            green_is_old: shop["blue_green"]["old"] == "green",
         }
     }
 }
@@ -158,9 +176,11 @@ fn a_hundred_kills_at_random_moments_leave_a_state_that_was_asked_for() {
     let (old, new) = (Backend::named("old"), Backend::named("new"));
     let mut process = Process::start(&format!(
         "state_dir: state\nworkers: 1\nhold: {{ max_wait: 100ms, release_rate: 10000 }}\n\
-         rollout: {{ old: {}, new: {}, key: header:x-user-id, percent: 50 }}\n",
-        old.url(),
-        new.url()
+         rollouts:\n  ledger: {{ old: {old}, new: {new}, key: header:x-user-id, percent: 50 }}\n  \
+         shop: {{ strategy: blue_green, blue: {old}, green: {new}, active: blue }}\n\
+         routes: [{{ match: {{ path: /shop }}, rollout: shop }}, {{ match: {{}}, rollout: ledger }}]\n",
+        old = old.url(),
+        new = new.url()
     ));
     let traffic = Traffic::start(process.address);
     let seed = fastrand::u64(..);
@@ -190,6 +210,9 @@ fn a_hundred_kills_at_random_moments_leave_a_state_that_was_asked_for() {
             "kill {kill}: {found:?} after {known:?} and {last:?} (seed {seed})"
         );
         known = found;
+        let serving = Client::connect(process.address).get("/shop", &[]);
+        let green = if known.green_serves { "new" } else { "old" };
+        assert_eq!(serving.header("x-backend"), Some(green), "{known:?} (seed {seed})");
         if known.rolled_back && !known.held && !known.in_maintenance {
             for user in 0..100 {
                 assert_ne!(ask_as(process.address, user).as_deref(), Some("new"), "user {user} (seed {seed})");

@@ -228,6 +228,15 @@ fn a_state_dir_that_disappears_does_not_lift_its_rollback() {
     tidegate.edit(&format!("state_dir: {}\n{}", folder.display(), split(&old, &new, "99", "")));
     eventually("the folder was looked for", || tidegate.metric("tidegate_config_reloads_total") > 1.0);
     assert_eq!(client.get_as(1).header("x-backend"), Some("old"));
+    // An empty folder in its place, as a mount point is, has not been asked to lift anything.
     fs::create_dir(&folder).unwrap();
-    eventually("an empty folder lifts it", || client.get_as(1).header("x-backend") == Some("new"));
+    let reloads = tidegate.metric("tidegate_config_reloads_total");
+    tidegate.edit(&format!("state_dir: {}\n{}", folder.display(), split(&old, &new, "98", "")));
+    eventually("the folder was looked at", || tidegate.metric("tidegate_config_reloads_total") > reloads);
+    assert_eq!(client.get_as(1).header("x-backend"), Some("old"));
+    // The mount is back, and somebody removes the file.
+    fs::remove_dir(&folder).unwrap();
+    fs::rename(state.path().join("away"), &folder).unwrap();
+    fs::remove_file(folder.join("ROLLBACK")).unwrap();
+    eventually("it is lifted", || client.get_as(1).header("x-backend") == Some("new"));
 }

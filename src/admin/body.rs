@@ -2,6 +2,8 @@
 //!
 //! A key that is overlooked is a change that somebody did not mean: `"forse": true` is refused, not ignored.
 
+use std::time::Duration;
+
 use axum::extract::Request;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
@@ -9,23 +11,26 @@ use http_body_util::{BodyExt as _, Limited};
 use schemars::{JsonSchema, schema_for};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::problem::{Problem, nearest, shortened};
 
 /// Bytes of a body.
 const LARGEST: usize = 64 << 10;
+/// How long one may take: whoever dawdles has one of a few places, and `/livez` needs one too.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Reads a `T`. Without a body, one in which nothing is said.
 ///
 /// # Errors
-/// 413, 415, 400 if it is not JSON, 422 if it is not a `T`.
+/// 408, 413, 415, 400 if it is not JSON, 422 if it is not a `T`.
 pub(super) async fn read<T: DeserializeOwned + JsonSchema>(request: Request) -> Result<T, Problem> {
     let (head, body) = request.into_parts();
-    let body = Limited::new(body, LARGEST).collect().await.map_err(|error| {
-        match error.is::<http_body_util::LengthLimitError>() {
-            true => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "A body may have 64 KiB."),
-            false => Problem::new(StatusCode::BAD_REQUEST, "The body broke off."),
-        }
+    let read = timeout(PATIENCE, Limited::new(body, LARGEST).collect()).await;
+    let too_slow = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "The body did not come to an end within 5 s.");
+    let body = read.map_err(too_slow)?.map_err(|error| match error.is::<http_body_util::LengthLimitError>() {
+        true => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "A body may have 64 KiB."),
+        false => Problem::new(StatusCode::BAD_REQUEST, "The body broke off."),
     })?;
     let text = body.to_bytes();
     if text.is_empty() {

@@ -22,7 +22,7 @@ use crate::control::journal::{Durability, Journal};
 use crate::control::memory::Memory;
 use crate::control::order::{Desk, Done, Order, Refused, Scope};
 use crate::control::overview::{Overview, Reload, Sources};
-use crate::metrics::{Class, Failure, Registry, Why};
+use crate::metrics::{Class, Failure, Registry, Seat, Why};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
@@ -240,6 +240,7 @@ async fn status_shows_the_layers_side_by_side() {
         shard.end(Why::Decided(Reason::Bucket), Class::Success, Duration::from_millis(10));
     }
     meters.side(Side::Old).shard(0).begin();
+    meters.seat(Seat::of(Side::Old, false), 0).sit();
     let rollout = admin.get("/api/v1/rollouts/ledger").await.json();
     assert_eq!(rollout["name"], "ledger");
     assert_eq!(rollout["percent"]["configured"], 25.0);
@@ -792,4 +793,16 @@ async fn the_end_does_not_wait_for_those_who_listen() {
     ear.hears("text/event-stream").await;
     admin.shutdown.send(()).unwrap();
     timeout(Duration::from_secs(1), admin.served).await.expect("at once").unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_gives_its_place_back() {
+    let admin = Admin::start_at(&any_port(), Patience::default());
+    let mut slow = admin.connect().await;
+    let head =
+        "POST /api/v1/rollback HTTP/1.1\r\nHost: localhost\r\ncontent-type: application/json\r\ncontent-length: 20";
+    slow.write_all(format!("{head}\r\n\r\n{{").as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(10), slow.read_to_end(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", answer.escape_ascii());
 }

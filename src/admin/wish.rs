@@ -318,7 +318,9 @@ pub(super) fn text(field: &str, written: &str) -> Result<String, Problem> {
         return Err(Problem::senseless(format!("`{field}` is longer than {LONGEST_TEXT} characters.")));
     }
     let is_line = field != "message";
-    match written.chars().any(|c| c.is_control() && (is_line || c != '\n')) {
+    // Marks that reorder text (Unicode UAX #9) would have an audit log say something else than it does.
+    let reorders = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    match written.chars().any(|c| reorders(c) || (c.is_control() && (is_line || c != '\n'))) {
         true => Err(Problem::senseless(format!("`{field}` holds control characters."))),
         false => Ok(written.to_owned()),
     }

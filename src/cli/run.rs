@@ -2,6 +2,7 @@
 
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +12,9 @@ use super::RunArgs;
 use crate::app::{App, Signal};
 use crate::telemetry;
 
+/// How long the end of the process waits for its threads.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Runs until TERM or INT.
 ///
 /// # Errors
@@ -18,7 +22,7 @@ use crate::telemetry;
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let _written_at_the_end = telemetry::start("info");
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         // Before anybody can see that it is up: a HUP that nobody listens for ends a process.
         let signals = listen_to_signals()?;
         let app = App::bind(&args.config)?;
@@ -28,7 +32,10 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         tracing::info!("admin on {}; try `tidegate status`", app.admin_address());
         app.run(signals).await?;
         anyhow::Ok(ExitCode::SUCCESS)
-    })
+    });
+    // Workers may be saying their last words; a file system that hangs is not waited for.
+    runtime.shutdown_timeout(LAST_WORDS);
+    ended
 }
 
 /// HUP reloads, TERM and INT leave.

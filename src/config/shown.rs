@@ -33,9 +33,27 @@ fn without_userinfo(text: &str) -> String {
     }
 }
 
+/// `text`, such as an error with a piece of the file, with `***` for what stands before the `@` of each URL in it.
+#[must_use]
+pub fn masked(text: &str) -> String {
+    let ends_a_url = |c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '`' | ',' | '{' | '}' | '[' | ']');
+    text.split_inclusive(ends_a_url).map(without_userinfo).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_keeps_the_passwords_of_the_urls_that_it_quotes_to_itself() {
+        let told = masked(
+            "3 | { old: \"http://me:secret@a:1\", new: http://b, x: [http://c:d@e] }\n  = found: \"http://me:secret@a:1\"",
+        );
+        assert_eq!(
+            told,
+            "3 | { old: \"http://***@a:1\", new: http://b, x: [http://***@e] }\n  = found: \"http://***@a:1\""
+        );
+    }
 
     #[test]
     fn a_url_keeps_its_password_to_itself() {

@@ -24,13 +24,13 @@ use super::memory::Memory;
 use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
-use crate::config::{Config, ConfigError};
+use crate::config::{self, Config, ConfigError};
 use crate::metrics::window;
 use crate::policy::actor::{Actor, Source};
 use crate::policy::decision::Side;
 use crate::policy::rollout::{Change, Command, Gate};
 use crate::proxy::worker::Errands;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Endpoint, Snapshot};
 
 /// How often the clock is looked at: steps, drains and deadlines are as exact as this.
 const TICK: Duration = Duration::from_secs(1);
@@ -46,8 +46,8 @@ pub enum Event {
     Flagged(Flag),
     /// An operator wants something.
     Asked(Box<Order>, Answer),
-    /// The target of a switch was looked at.
-    Looked(Box<Order>, Answer, Result<(), String>),
+    /// These endpoints, the target of a switch, were looked at.
+    Looked(Box<Order>, Answer, Vec<Endpoint>, Result<(), String>),
 }
 
 /// The controller's task: owns what is in force.
@@ -124,7 +124,13 @@ impl Controller {
                 Some(target) => self.look_at(target, order, answer),
                 None => self.obey(&order, answer, now),
             },
-            Event::Looked(order, answer, found) => self.obey(&looked(*order, found), answer, now),
+            Event::Looked(order, answer, endpoints, found) => match self.target_of(&order) {
+                // Somebody has switched or changed the config meanwhile: what would serve is not what was looked at.
+                Some(target) if self.published.load().backends[target].endpoints != endpoints => {
+                    self.look_at(target, order, answer);
+                }
+                _ => self.obey(&looked(*order, found), answer, now),
+            },
         }
     }
 
@@ -163,6 +169,7 @@ impl Controller {
         match self.in_force.obey(order, now) {
             Ok(told) => {
                 self.put_in_force(told, Some(answer));
+                self.in_force.replaced_queues().iter().for_each(|queue| queue.open());
                 self.pacer.follow(self.in_force.ended_holds());
             }
             Err(refused) => {
@@ -189,8 +196,10 @@ impl Controller {
     fn look_at(&self, target: usize, order: Box<Order>, answer: Answer) {
         let (snapshot, errands, events) = (self.published.load_full(), self.errands.clone(), self.events.clone());
         tokio::spawn(async move {
-            let found = gate::look(&snapshot.backends[target], &errands).await;
-            let _the_process_may_be_ending = events.send(Event::Looked(order, answer, found.map(|_warmed| ()))).await;
+            let backend = &snapshot.backends[target];
+            let found = gate::look(backend, &errands).await.map(|_warmed| ());
+            let looked = Event::Looked(order, answer, backend.endpoints.clone(), found);
+            let _the_process_may_be_ending = events.send(looked).await;
         });
     }
 
@@ -226,7 +235,7 @@ impl Controller {
     }
 
     fn refuse(&self, error: &ConfigError) -> Reloaded {
-        let error = error.to_string();
+        let error = config::masked(&error.to_string());
         tracing::error!("config refused; the old one stays in force\n{error}");
         self.note(|reload| Reload { successful: false, error: Some(error.clone()), ..reload });
         Err(error)
@@ -254,13 +263,15 @@ impl Controller {
             tracing::warn!(seconds, "the wall clock jumped; deadlines wait until it has been steady for a minute");
         }
         let answered = self.count_answered();
-        let before = self.in_force.memory();
+        // Only a ramp or a drain that goes on, which each tick moves, is remembered here.
+        let is_due = self.remembered_at.elapsed() >= REMEMBER_EVERY;
+        let before = is_due.then(|| self.in_force.memory());
         let told = self.in_force.tick(passed, |name| answered.get(name).copied().unwrap_or(0), now.wall);
         if !told.is_empty() {
             return self.put_in_force(told, None);
         }
         self.show_progress(now.wall);
-        if self.in_force.memory() != before && self.remembered_at.elapsed() >= REMEMBER_EVERY {
+        if before.is_some_and(|before| self.in_force.memory() != before) {
             self.remember(Vec::new(), None);
         }
     }
@@ -268,15 +279,13 @@ impl Controller {
     /// Requests that NEW of each rollout answered since the last call.
     fn count_answered(&mut self) -> HashMap<String, u64> {
         let count = |name: &String| self.overview.registry.rollout(name).side(Side::New).answered();
-        let totals: HashMap<String, u64> =
+        let totals: Vec<(String, u64)> =
             self.in_force.config().rollouts.keys().map(|name| (name.clone(), count(name))).collect();
-        let since = |(name, total): (&String, &u64)| {
-            let before = self.answered.get(name).copied().unwrap_or(*total);
-            (name.clone(), total - before)
+        let since = |(name, total): (String, u64)| {
+            let before = self.answered.insert(name.clone(), total).unwrap_or(0);
+            (name, total - before)
         };
-        let answered = totals.iter().map(since).collect();
-        self.answered = totals;
-        answered
+        totals.into_iter().map(since).collect()
     }
 
     // -- where requests wait

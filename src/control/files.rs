@@ -12,7 +12,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until, 
 use super::controller::Event;
 use super::flag::{self, Flag};
 use super::settle::{NO_LATER_THAN, QUIET, TORN, probation};
-use super::watcher::Watcher;
+use super::watcher::{Identity, Watcher, identity};
 use crate::config::{self, Config, ConfigError};
 
 /// How often files are looked at without being told to.
@@ -57,7 +57,11 @@ pub struct Files {
     /// What the controller was told last.
     text: Vec<u8>,
     rollbacks: Rollbacks,
+    /// It was told of a rollback in a text that has not been taken since.
+    is_ahead_of_text: bool,
     flag: Flag,
+    /// The folder in which the flag file was seen last: that it is not in another one says nothing.
+    flag_folder: Option<Identity>,
     /// What was read last and not taken, and why: one bad text is told once.
     refused: Option<(Vec<u8>, String)>,
     /// A text that may not be whole, and when it counts if it still stands.
@@ -66,14 +70,24 @@ pub struct Files {
 }
 
 impl Files {
-    /// Looks after the config at `path`, which was read as `text` and checked as `config`.
+    /// Looks after the config at `path`, which was read as `text` and checked as `config`, and after the flag file, which
+    /// was `flag` when the controller began with it.
     #[must_use]
-    pub fn new(path: PathBuf, text: Vec<u8>, config: &Config, events: mpsc::Sender<Event>) -> Self {
-        let state_dir = config.state_dir.clone();
-        let flag = state_dir.as_deref().and_then(Flag::read).unwrap_or_default();
-        let rollbacks = Rollbacks::of(config);
-        let (refused, on_probation) = (None, None);
-        Self { path, state_dir, events, text, rollbacks, flag, refused, on_probation, state_dir_is_gone: false }
+    pub fn new(path: PathBuf, text: Vec<u8>, config: &Config, flag: Flag, events: mpsc::Sender<Event>) -> Self {
+        let flag_folder = config.state_dir.as_deref().and_then(identity);
+        Self {
+            path,
+            flag_folder,
+            state_dir: config.state_dir.clone(),
+            events,
+            text,
+            rollbacks: Rollbacks::of(config),
+            is_ahead_of_text: false,
+            flag,
+            refused: None,
+            on_probation: None,
+            state_dir_is_gone: false,
+        }
     }
 
     /// Looks whenever there is a reason, until the controller or the last sender of nudges has gone.
@@ -90,7 +104,13 @@ impl Files {
                     self.look(gather(nudge, &mut nudges).await).await;
                 }
                 _ = poll.tick() => {
-                    watcher.renew();
+                    // Aside, like all that touches a file system here: one that hangs would stop the whole control plane.
+                    let renewed = tokio::task::spawn_blocking(move || {
+                        watcher.renew();
+                        watcher
+                    });
+                    let Ok(renewed) = renewed.await else { return };
+                    watcher = renewed;
                     self.look(Asked::default()).await;
                 }
                 () = async { sleep_until(probation_ends.unwrap_or_else(Instant::now)).await },
@@ -114,14 +134,18 @@ impl Files {
 
     async fn look_at_flag(&mut self) {
         let Some(state_dir) = self.state_dir.clone() else { return };
-        let read = tokio::task::spawn_blocking(move || Flag::read(&state_dir)).await;
-        let Ok(Some(flag)) = read else {
+        let read = tokio::task::spawn_blocking(move || (Flag::read(&state_dir), identity(&state_dir)));
+        let Ok((flag, folder)) = read.await else { return };
+        // An empty mount point in place of the folder is not somebody who has removed the file.
+        let is_elsewhere = flag == Some(Flag::Absent) && self.flag != Flag::Absent && folder != self.flag_folder;
+        let Some(flag) = flag.filter(|_| !is_elsewhere) else {
             if !std::mem::replace(&mut self.state_dir_is_gone, true) {
                 tracing::error!("state_dir is gone; what its ROLLBACK file asked for stays");
             }
             return;
         };
         self.state_dir_is_gone = false;
+        self.flag_folder = folder;
         if flag != self.flag {
             tracing::warn!("the file ROLLBACK in state_dir now asks for {flag}");
             self.flag = flag.clone();
@@ -135,7 +159,7 @@ impl Files {
         self.look_at_flag().await;
         let path = self.path.clone();
         let Ok((text, checked)) = tokio::task::spawn_blocking(move || read(&path)).await else { return };
-        if !asked.is_asked && text == self.text {
+        if !asked.is_asked && !self.is_ahead_of_text && text == self.text {
             self.on_probation = None;
             if self.refused.take().is_some() {
                 self.tell(Reading::Same, asked).await;
@@ -160,6 +184,7 @@ impl Files {
                 self.text = text;
                 self.refused = None;
                 self.rollbacks = Rollbacks::of(&config);
+                self.is_ahead_of_text = false;
                 self.tell(Reading::Good(Box::new(config)), asked).await;
             }
         }
@@ -167,7 +192,8 @@ impl Files {
 
     /// Whether the text has not yet stood for as long as it has to.
     fn must_wait(&mut self, text: &[u8], wait: Duration) -> bool {
-        if let Some((waiting, until)) = &self.on_probation
+        if !wait.is_zero()
+            && let Some((waiting, until)) = &self.on_probation
             && waiting == text
         {
             return Instant::now() < *until;
@@ -179,6 +205,7 @@ impl Files {
     /// A rollback does not wait until a text has proved to be whole.
     async fn tell_rollbacks(&mut self, config: Config) {
         if self.rollbacks.take_more_of(&config) {
+            self.is_ahead_of_text = true;
             self.tell(Reading::MoreRollback(Box::new(config)), Asked::default()).await;
         }
     }

@@ -3,7 +3,7 @@
 //! This is the controller's whole state as a value. It decides nothing by itself: every change of a rollout is a
 //! [`rollout::step`], applied here to one rollout or to all of them, and told as a list of [`Told`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -37,6 +37,10 @@ pub struct InForce {
     config: Config,
     loaded_at: SystemTime,
     overlay: Overlay,
+    /// The flag file as it was looked at last.
+    flag: Flag,
+    /// Queues in whose place others are: to be opened once those are published.
+    replaced: Vec<Arc<Queue>>,
     revision: u64,
     /// Why what was remembered could not be believed at the start.
     lost: Option<String>,
@@ -48,7 +52,8 @@ impl InForce {
     #[must_use]
     pub fn new(path: PathBuf, config: Config, found: Found<Memory>, now: SystemTime) -> (Self, Vec<Told>) {
         let (overlay, lost) = recalled(found);
-        let mut this = Self { path, config, loaded_at: now, overlay, revision: 0, lost };
+        let (flag, replaced) = (Flag::Absent, Vec::new());
+        let mut this = Self { path, config, loaded_at: now, overlay, flag, replaced, revision: 0, lost };
         let mut told = this.everywhere(|_| Event::Configured, now);
         if let Some(why) = this.lost.clone() {
             told.extend(this.everywhere(|_| Event::StateLost(why.clone()), now));
@@ -83,6 +88,12 @@ impl InForce {
         &self.overlay.rollouts
     }
 
+    /// The flag file as it was looked at last.
+    #[must_use]
+    pub fn flag(&self) -> &Flag {
+        &self.flag
+    }
+
     /// What has to be remembered.
     #[must_use]
     pub fn memory(&self) -> Memory {
@@ -107,11 +118,13 @@ impl InForce {
             workers: self.config.workers,
             state_dir: self.config.state_dir.clone(),
             access_log: self.config.access_log.clone(),
+            shutdown: self.config.shutdown.clone(),
             ..config
         };
         let before = std::mem::replace(&mut self.config, config);
         self.loaded_at = now;
         let mut told = self.everywhere(|_| Event::Configured, now);
+        told.extend(self.flag_again(now));
         if before.hash != self.config.hash {
             let change = Change {
                 what: "config",
@@ -141,9 +154,26 @@ impl InForce {
 
     /// The flag file was looked at.
     pub fn flagged(&mut self, flag: &Flag, now: SystemTime) -> Vec<Told> {
-        let names: Vec<String> = self.config.rollouts.keys().cloned().collect();
-        let covers = |name: &str| flag.covers(name, names.iter().map(String::as_str));
-        self.everywhere(|name| Event::Flagged(covers(name)), now)
+        self.flag = flag.clone();
+        let covered = self.covered();
+        self.everywhere(|name| Event::Flagged(covered.contains(name)), now)
+    }
+
+    /// The rollouts may be others than when the flag file was looked at: it covers those that have come, and one that comes
+    /// back may have been away when the file went. While the file is there, no other name in the config lifts anything.
+    fn flag_again(&mut self, now: SystemTime) -> Vec<Told> {
+        let mut covered = self.covered();
+        if self.flag != Flag::Absent {
+            let still = self.overlay.rollouts.iter().filter(|(_, state)| state.flagged);
+            covered.extend(still.map(|(name, _)| name.clone()));
+        }
+        self.everywhere(|name| Event::Flagged(covered.contains(name)), now)
+    }
+
+    /// The rollouts that the flag file covers.
+    fn covered(&self) -> BTreeSet<String> {
+        let names = || self.config.rollouts.keys().map(String::as_str);
+        names().filter(|name| self.flag.covers(name, names())).map(str::to_owned).collect()
     }
 
     // -- the clock
@@ -264,10 +294,16 @@ impl InForce {
         for (scope, hold) in wanted {
             let max_wait = hold.max_wait.unwrap_or(limits.max_wait);
             if queues.get(&scope).is_none_or(|queue| queue.max_wait() != max_wait) {
-                let before = queues.insert(scope, Arc::new(Queue::new(limits, max_wait)));
-                before.inspect(|queue| queue.open());
+                self.replaced.extend(queues.insert(scope, Arc::new(Queue::new(limits, max_wait))));
             }
         }
+    }
+
+    /// The queues that are in no snapshot any more once the next one is published. Those who wait there are to be let go then,
+    /// and not before: they start over, and have to find the new queue.
+    #[must_use]
+    pub fn replaced_queues(&mut self) -> Vec<Arc<Queue>> {
+        std::mem::take(&mut self.replaced)
     }
 
     /// The queues whose hold has ended, and of what they were.
@@ -300,6 +336,7 @@ fn needs_restart(next: &Config, current: &Config) -> Vec<&'static str> {
         ("workers", next.workers != current.workers),
         ("state_dir", next.state_dir != current.state_dir),
         ("access_log", next.access_log != current.access_log),
+        ("shutdown", next.shutdown != current.shutdown),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
 }

@@ -27,7 +27,9 @@ use std::time::{Duration, SystemTime};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, timeout_at};
 
+pub use lock::takes_nothing;
 pub use log::path as log_path;
 
 use audit::{Draft, Entry, Head};
@@ -122,15 +124,17 @@ pub struct Commit {
     /// Its entries, as they are in the log or will be.
     pub entries: Vec<Arc<Entry>>,
     at: SystemTime,
+    until: Instant,
     outcome: oneshot::Receiver<Durability>,
 }
 
 impl Commit {
-    /// Waits for the first attempt to write it, for two seconds at most; needs a runtime with a clock. What was not durable
-    /// then may become so later: see [`Journal::durability`].
+    /// Waits for the first attempt to write it, until two seconds after the commit at most; needs a runtime with a clock. So
+    /// who waits for one commit after the other on a disk that hangs does not wait longer for each. What was not durable then
+    /// may become so later: see [`Journal::durability`].
     pub async fn outcome(self) -> Durability {
         let not_durable = |why: &str| Durability::NotDurable { since: self.at, why: why.to_owned() };
-        match tokio::time::timeout(PATIENCE, self.outcome).await {
+        match timeout_at(self.until, self.outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => not_durable("the thread that writes has ended"),
             Err(_) => not_durable(HANGS),
@@ -176,7 +180,7 @@ impl<T> Journal<T> {
         };
         drop(inbox);
         self.desk.ring();
-        Commit { entries, at: SystemTime::now(), outcome }
+        Commit { entries, at: SystemTime::now(), until: Instant::now() + PATIENCE, outcome }
     }
 
     /// How durable everything that was committed so far is.

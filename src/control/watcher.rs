@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -21,7 +20,7 @@ use super::files::Nudge;
 pub struct Watcher {
     notify: Option<RecommendedWatcher>,
     /// What was watched, by path: a folder that was replaced has another identity.
-    watched: HashMap<PathBuf, Option<(u64, u64)>>,
+    watched: HashMap<PathBuf, Option<Identity>>,
 }
 
 impl Watcher {
@@ -46,7 +45,7 @@ impl Watcher {
     pub fn renew(&mut self) {
         let Some(notify) = &mut self.notify else { return };
         for (folder, watched) in &mut self.watched {
-            let found = std::fs::metadata(folder).ok().map(|found| identity(&found));
+            let found = identity(folder);
             if found == *watched {
                 continue;
             }
@@ -56,8 +55,12 @@ impl Watcher {
     }
 }
 
-fn identity(found: &Metadata) -> (u64, u64) {
-    (found.dev(), found.ino())
+/// Tells a folder from another one at the same path: its device and inode.
+pub(super) type Identity = (u64, u64);
+
+/// The identity of what is at `path`, if there is anything.
+pub(super) fn identity(path: &Path) -> Option<Identity> {
+    std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 fn watch(notify: &mut RecommendedWatcher, folder: &Path) -> bool {

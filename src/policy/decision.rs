@@ -4,6 +4,7 @@
 //! [`road`] walks all of it for `tidegate explain`.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use super::bucket::{Bucket, Hash, Percent};
 
@@ -142,8 +143,8 @@ pub struct Split {
     pub percent: Percent,
     /// How a key becomes a bucket.
     pub hash: Hash,
-    /// Exceptions, first match wins.
-    pub rules: Vec<Rule>,
+    /// Exceptions, first match wins. Shared, since each change makes a split anew.
+    pub rules: Arc<[Rule]>,
     /// What happens to requests without a key.
     pub on_missing: OnMissing,
 }
@@ -278,7 +279,7 @@ mod tests {
 
     #[test]
     fn a_rule_beats_the_bucket_and_the_first_rule_wins() {
-        let split = Split { rules: vec![vip(&["7"], Side::New), vip(&["7", "8"], Side::Old)], ..split(0) };
+        let split = Split { rules: [vip(&["7"], Side::New), vip(&["7", "8"], Side::Old)].into(), ..split(0) };
         assert_eq!(told(&split, &user("7")), (Side::New, Reason::Rule));
         assert_eq!(told(&split, &user("8")), (Side::Old, Reason::Rule));
         assert_eq!(told(&split, &user("9")), (Side::Old, Reason::Bucket));
@@ -286,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_tester_beats_the_rules() {
-        let split = Split { rules: vec![vip(&["7"], Side::Old)], ..split(0) };
+        let split = Split { rules: [vip(&["7"], Side::Old)].into(), ..split(0) };
         let tester = Request { forced: Some(Side::New), ..user("7") };
         assert_eq!(told(&split, &tester), (Side::New, Reason::Force));
     }
@@ -321,7 +322,7 @@ mod tests {
             stand_in in any::<u64>(),
             percent in 0u16..=100,
         ) {
-            let split = Split { rollback: true, on_missing: OnMissing::New, rules: vec![vip(&["1"], Side::New)], ..split(percent) };
+            let split = Split { rollback: true, on_missing: OnMissing::New, rules: [vip(&["1"], Side::New)].into(), ..split(percent) };
             let request = Request { forced: forced.then_some(Side::New), key: key.map(String::into_bytes), stand_in };
             prop_assert_eq!(told(&split, &request), (Side::Old, Reason::Rollback));
         }

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::actor::Actor;
 use super::decision::Side;
+use super::ramp::LONGEST_TICK;
 
 /// A side that gets no new work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +29,10 @@ impl Drain {
         self.cut_in.is_some_and(|left| left.is_zero())
     }
 
-    /// After `elapsed`.
+    /// After `elapsed`. A longer silence than [`LONGEST_TICK`] was a pause of the process, in which nothing could end.
     #[must_use]
     pub fn waited(self, elapsed: Duration) -> Self {
+        let elapsed = elapsed.min(LONGEST_TICK);
         Self { cut_in: self.cut_in.map(|left| left.saturating_sub(elapsed)), ..self }
     }
 }

@@ -135,6 +135,12 @@ impl State {
         }
     }
 
+    /// Whether the backend that the config names second is OLD.
+    #[must_use]
+    pub fn have_changed_places(&self, plan: &Plan) -> bool {
+        matches!(plan.strategy, Strategy::BlueGreen { .. }) && self.colors.old == Color::Green
+    }
+
     /// Whether everybody is on OLD until somebody lifts it.
     #[must_use]
     pub fn is_rolled_back(&self) -> bool {

@@ -3,6 +3,7 @@
 //! Nothing here runs while all is open. A request that waits holds no body, no side and no backend's connection; when its turn
 //! comes it starts over under whatever is in force by then, so that what was switched behind the hold is what it finds.
 
+use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use super::route;
 use super::subject::{Head, passes_maintenance};
 use super::watch::Watch;
 use crate::config::MaintenanceDefaults;
-use crate::hold::{NotHeld, Queue};
+use crate::hold::Queue;
 use crate::metrics::Why;
 use crate::policy::admission::{Admission, Door, Visitor, admit};
 use crate::snapshot::{Destination, Service, Snapshot};
@@ -59,16 +60,12 @@ pub(super) async fn let_in(
             Admission::Waits(at) => {
                 let queue =
                     Arc::clone(place.services[at].hold.as_ref().expect("a request waits where there is a queue"));
-                match wait(&queue, size(parts, body), &report.client.watch).await {
-                    Ok(()) => {
-                        report.waited();
-                        waited_in.push(queue);
-                        continue;
-                    }
-                    Err(NotHeld::Full | NotHeld::TooLong) => {
-                        (Why::Hold, Notice::held_in_vain(&snapshot.maintenance, form()))
-                    }
+                if has_its_turn(&queue, size(parts, body), &report.client.watch).await {
+                    report.waited();
+                    waited_in.push(queue);
+                    continue;
                 }
+                (Why::Hold, Notice::held_in_vain(&snapshot.maintenance, form()))
             }
         };
         report.turned_away(place.rollout, why);
@@ -128,21 +125,23 @@ fn maintenance(snapshot: &Snapshot, service: &Service, form: Form) -> Notice {
     Notice::maintenance(maintenance, &snapshot.maintenance, form, SystemTime::now())
 }
 
-/// Waits in line, and makes the connection look now and then whether its client is still there: if not, this is dropped.
-async fn wait(queue: &Queue, bytes: u64, watch: &Watch) -> Result<(), NotHeld> {
+/// Waits in line, and makes the connection look now and then whether its client is still there: if not, this is dropped. Tells
+/// whether its turn has come. Before a process that ends cuts off what still runs, who has not been sent yet is told so.
+async fn has_its_turn(queue: &Queue, bytes: u64, watch: &Watch) -> bool {
     watch.waits_in_line(true);
     let mut turn = pin!(queue.wait(bytes));
     let mut look = interval(LOOK_EVERY);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let held = loop {
+    let has_come = loop {
         tokio::select! {
             biased;
-            held = &mut turn => break held,
+            held = &mut turn => break held.is_ok(),
+            () = poll_fn(|_| watch.poll_last_call()) => break false,
             _ = look.tick() => {}
         }
     };
     watch.waits_in_line(false);
-    held
+    has_come
 }
 
 /// About how many bytes a request takes up while it waits: its head, and what hyper may have read of its body.

@@ -131,9 +131,10 @@ impl Report {
         self.why = Why::Decided(decision.reason);
         self.shard().begin();
         let rollout = &self.view.snapshot.rollouts[rollout];
+        rollout.meters.seat(rollout.seat(decision.side), self.client.worker.index()).sit();
         self.client.watch.runs(Running {
             meters: address_of(&rollout.meters),
-            side: decision.side,
+            seat: rollout.seat(decision.side),
             since: self.started,
         });
         if let Some(entry) = &mut self.entry {
@@ -180,6 +181,10 @@ impl Report {
         let elapsed = now - self.started;
         if self.why == Why::Refused {
             self.shard().begin(); // it never got as far as running
+        }
+        if let Meter::Rollout(rollout, side) = self.meter {
+            let rollout = &self.view.snapshot.rollouts[rollout];
+            rollout.meters.seat(rollout.seat(side), self.client.worker.index()).rise();
         }
         let class = self.outcome();
         self.shard().end(self.why, class, elapsed);

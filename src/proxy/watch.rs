@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::ClientTimeouts;
-use crate::policy::decision::Side;
+use crate::metrics::Seat;
 
 /// How long a kept-alive connection keeps its buffers after a response.
 const DOZE_AFTER: Duration = Duration::from_millis(200);
@@ -57,7 +57,7 @@ pub(super) enum Stage {
 pub(super) struct Running {
     /// Whose request it is: the address of the rollout's meters.
     pub(super) meters: usize,
-    pub(super) side: Side,
+    pub(super) seat: Seat,
     pub(super) since: Instant,
 }
 
@@ -78,6 +78,7 @@ pub(super) struct Watch {
     draining: Cell<bool>,
     running: Cell<Option<Running>>,
     cut_off: Cell<bool>,
+    last_call: Cell<bool>,
     timer: RefCell<Option<Timer>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -113,6 +114,7 @@ impl Watch {
             draining: Cell::new(false),
             running: Cell::new(None),
             cut_off: Cell::new(false),
+            last_call: Cell::new(false),
             timer: RefCell::new(None),
             waker: RefCell::new(None),
         }
@@ -328,6 +330,23 @@ impl Watch {
 
     pub(super) fn is_cut_off(&self) -> bool {
         self.cut_off.get()
+    }
+
+    /// Has the request that waits in line be told that its turn will not come; tells whether one does.
+    pub(super) fn call_last(&self) -> bool {
+        let waits = self.stage.get() == Stage::Held;
+        if waits {
+            self.last_call.set(true);
+            if let Some(waker) = self.waker.borrow().as_ref() {
+                waker.wake_by_ref();
+            }
+        }
+        waits
+    }
+
+    /// Ready once nobody's turn will come any more. Whoever calls that wakes the connection.
+    pub(super) fn poll_last_call(&self) -> Poll<()> {
+        if self.last_call.get() { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 

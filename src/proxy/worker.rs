@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{spawn_local, unconstrained, yield_now};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::access_log::AccessLog;
 use super::body::RequestBody;
@@ -33,6 +33,8 @@ pub(super) type Pool = upstream::Pool<RequestBody>;
 
 /// How often unused upstream connections and the drains of sides are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long those who wait in line have at the very end to hear that their turn will not come.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What every worker needs from the rest of the process.
 #[derive(Clone, Debug)]
@@ -148,7 +150,7 @@ async fn run(index: usize, shared: Shared, mut errands: mpsc::UnboundedReceiver<
     };
     tokio::select! {
         () = emptied => {}
-        _ = ending.wait_for(|ending| *ending == Ending::Now) => {}
+        _ = ending.wait_for(|ending| *ending == Ending::Now) => worker.call_last().await,
     }
 }
 
@@ -331,7 +333,7 @@ impl Worker {
             let is_emptied = rollout.empties(side);
             let since = if is_emptied { self.running_on(rollout, side, |_| {}) } else { None };
             let age = since.map(|since| now.saturating_duration_since(since));
-            rollout.meters.side(side).shard(self.index).oldest_is(age);
+            rollout.meters.seat(rollout.seat(side), self.index).oldest_is(age);
             if is_emptied && rollout.cut == Some(side) {
                 self.running_on(rollout, side, Watch::cut_off);
             }
@@ -340,10 +342,10 @@ impl Worker {
 
     /// Does `act` on the connections whose request `side` answers. Gives when the oldest of these requests began.
     fn running_on(&self, rollout: &Rollout, side: Side, act: impl Fn(&Watch)) -> Option<Instant> {
-        let meters = address_of(&rollout.meters);
+        let (meters, seat) = (address_of(&rollout.meters), rollout.seat(side));
         let connections = self.connections.borrow();
         let on_side = |watch: &Rc<Watch>| {
-            let running = watch.running().filter(|running| running.meters == meters && running.side == side)?;
+            let running = watch.running().filter(|running| running.meters == meters && running.seat == seat)?;
             act(watch);
             Some(running.since)
         };
@@ -352,6 +354,18 @@ impl Worker {
 
     fn drain(&self) {
         self.connections.borrow().values().for_each(|watch| watch.drain());
+    }
+
+    /// What still runs is cut off. Who still waits in line has not been sent anywhere and may be sent again: that is told.
+    async fn call_last(&self) {
+        let waits = |(id, watch): (&u64, &Rc<Watch>)| watch.call_last().then_some(*id);
+        let called: Vec<u64> = self.connections.borrow().iter().filter_map(waits).collect();
+        let told = async {
+            while called.iter().any(|id| self.connections.borrow().contains_key(id)) {
+                self.emptied.notified().await;
+            }
+        };
+        let _who_does_not_read_is_cut_off = timeout(FAREWELL, told).await;
     }
 
     async fn emptied(&self) {

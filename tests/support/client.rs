@@ -12,6 +12,8 @@ use super::backend::dechunk;
 pub struct Client {
     pub stream: TcpStream,
     unread: Vec<u8>,
+    /// How the connection ended, once it has.
+    end: Option<String>,
 }
 
 /// What came back.
@@ -51,7 +53,7 @@ impl Client {
 
     /// Over a connection that somebody else has made.
     pub fn over(stream: TcpStream) -> Self {
-        Self { stream, unread: Vec::new() }
+        Self { stream, unread: Vec::new(), end: None }
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
@@ -83,13 +85,13 @@ impl Client {
     /// The next answer; the test fails if there is none.
     #[track_caller]
     pub fn answer(&mut self) -> Answer {
-        self.try_answer(false).expect("an answer")
+        self.try_answer(false).unwrap_or_else(|| panic!("no answer: {:?}", self.end))
     }
 
     /// The next answer to a HEAD: whatever its length says, it has no body.
     #[track_caller]
     pub fn answer_to_head(&mut self) -> Answer {
-        self.try_answer(true).expect("an answer")
+        self.try_answer(true).unwrap_or_else(|| panic!("no answer: {:?}", self.end))
     }
 
     /// The next answer, or `None` if the connection ends without one.
@@ -136,12 +138,18 @@ impl Client {
         match self.stream.read(&mut buffer) {
             Ok(n) => {
                 self.unread.extend_from_slice(&buffer[..n]);
+                if n == 0 {
+                    self.end = Some(format!("closed after {}", self.unread.escape_ascii()));
+                }
                 n > 0
             }
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
                 panic!("nothing came for {PATIENCE:?}; so far: {}", self.unread.escape_ascii())
             }
-            Err(_) => false,
+            Err(error) => {
+                self.end = Some(error.to_string());
+                false
+            }
         }
     }
 

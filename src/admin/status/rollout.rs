@@ -159,7 +159,7 @@ fn side_status(snapshot: &Snapshot, rollout: &Rollout, side: Side, recent: &Rece
     SideStatus {
         backend: backend.name.clone(),
         color: color(rollout, side).map(|color| color.as_str().to_owned()),
-        inflight: rollout.meters.side(side).inflight(),
+        inflight: rollout.running(side),
         healthy: backend.endpoints.len(),
         endpoints: backend.endpoints.len(),
         requests: recent.requests,
@@ -187,12 +187,12 @@ fn latency(recent: &Recent) -> Option<Latency> {
 // -- the drain
 
 fn drain_status(rollout: &Rollout, drain: &Drain, recent: &[Recent; 2], now: SystemTime) -> DrainStatus {
-    let inflight = rollout.meters.side(drain.side).inflight();
+    let inflight = rollout.running(drain.side);
     let since = now.duration_since(drain.at).unwrap_or_default();
     DrainStatus {
         side: drain.side.as_str().to_owned(),
         inflight,
-        oldest_seconds: rollout.meters.oldest(drain.side).map(seconds),
+        oldest_seconds: rollout.meters.oldest(rollout.seat(drain.side)).map(seconds),
         estimated_seconds: estimated(inflight, since, &recent[drain.side.index()]).map(seconds),
         cut_in_seconds: drain.cut_in.map(seconds),
         done: inflight == 0,

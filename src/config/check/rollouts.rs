@@ -68,7 +68,7 @@ impl Checker<'_> {
             salt: raw.salt.as_deref().unwrap_or(name).to_owned(),
             on_missing: raw.on_missing.into(),
             rollback: raw.rollback,
-            rules,
+            rules: rules.into(),
             force: force?,
             expose_side: raw.expose_side,
         })

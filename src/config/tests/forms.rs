@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{EXAMPLE, MINIMAL, minimal, read, yaml};
@@ -88,7 +89,7 @@ fn the_schema_shows_defaults_and_descriptions() {
 
 /// What a config says, without what the text looked like.
 fn told(config: &Config) -> String {
-    format!("{:#?}", Config { hash: String::new(), ..config.clone() })
+    format!("{:#?}", Config { hash: String::new(), written: Arc::default(), ..config.clone() })
 }
 
 const TOML: &str = r#"

@@ -1,7 +1,7 @@
 //! The lock on a state directory: two processes that write one memory would each forget what the other decided.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -13,7 +13,9 @@ pub(super) const NAME: &str = "lock";
 /// Holds the directory for as long as it lives.
 #[derive(Debug)]
 pub(super) struct Lock {
-    file: File,
+    /// None where there is no such file and none can be made: on a disk that is full or read-only nobody else can write
+    /// either, and a process that cannot remember is better than one that does not serve.
+    file: Option<File>,
 }
 
 impl Lock {
@@ -22,9 +24,7 @@ impl Lock {
         let path = dir.join(NAME);
         plain_file(&path)?;
         let failed = |cause| OpenError::Io { path: path.clone(), cause };
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path).map_err(failed)?;
+        let Some(file) = open(&path).map_err(failed)? else { return Ok(Self { file: None }) };
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -33,14 +33,40 @@ impl Lock {
             Err(TryLockError::Error(cause)) => return Err(failed(cause)),
         }
         let _ = sign(&file); // only for the words of the error above; on a full disk the lock holds all the same
-        Ok(Self { file })
+        Ok(Self { file: Some(file) })
     }
+
+    /// Whether there was no file to lock, so that it has to be tried again before anything is written.
+    pub(super) fn is_provisional(&self) -> bool {
+        self.file.is_none()
+    }
+}
+
+/// The file, made if it can be made; `None` if it is not there and the disk takes nothing.
+fn open(path: &Path) -> io::Result<Option<File>> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    match options.open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if takes_nothing(&error) => match File::open(path) {
+            Ok(file) => Ok(Some(file)), // a lock needs no right to write
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the disk is full or read-only: nothing that the config could do better, and it may pass.
+#[must_use]
+pub fn takes_nothing(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ReadOnlyFilesystem | ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
         // Closing is not enough: a child that is just being started has a copy of the file until it runs its program.
-        let _ = self.file.unlock();
+        let _ = self.file.as_ref().map(File::unlock);
     }
 }
 

@@ -378,3 +378,17 @@ proptest! {
         prop_assert_eq!(logged(dir.path()).len() as u64, entries);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_many_commits_on_a_disk_that_hangs_waits_no_longer_than_for_one() {
+    let began = Instant::now();
+    let commit = || {
+        let (answer, outcome) = oneshot::channel();
+        (answer, Commit { entries: vec![], at: SystemTime::now(), until: began + PATIENCE, outcome })
+    };
+    let (_never_answered, commits): (Vec<_>, Vec<_>) = (0..5).map(|_| commit()).unzip();
+    for commit in commits {
+        assert!(matches!(commit.outcome().await, Durability::NotDurable { .. }));
+    }
+    assert_eq!(began.elapsed(), PATIENCE);
+}

@@ -1,6 +1,6 @@
 //! The one thread that writes: a disk that hangs holds up nobody else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -128,7 +128,8 @@ pub(super) struct Writer<T> {
     unwritten: Option<T>,
     durability: watch::Sender<Durability>,
     /// Here and not with the callers: while this thread can still write, nobody else may.
-    _lock: Lock,
+    lock: Lock,
+    dir: PathBuf,
 }
 
 impl<T: Serialize> Writer<T> {
@@ -136,7 +137,8 @@ impl<T: Serialize> Writer<T> {
         let (durability, receiver) = watch::channel(Durability::Durable);
         let prefix = format!("state_dir {}", dir.display());
         let state_file = StateFile::new(dir);
-        (Self { desk, prefix, state_file, log, unwritten: None, durability, _lock: lock }, receiver)
+        let dir = dir.to_owned();
+        (Self { desk, prefix, state_file, log, unwritten: None, durability, lock, dir }, receiver)
     }
 
     /// Writes what comes, until the desk closes.
@@ -167,6 +169,12 @@ impl<T: Serialize> Writer<T> {
 
     /// First the state file, which has the entries too: from then on they cannot be lost. Then the log.
     fn write(&mut self, head: Head, unlogged: &[Arc<Entry>]) -> Result<(), String> {
+        if self.lock.is_provisional() {
+            self.lock = Lock::take(&self.dir).map_err(|error| error.to_string())?;
+            if self.lock.is_provisional() {
+                return Err(format!("{} is full or read-only", self.prefix));
+            }
+        }
         let told = |file: &str, error: std::io::Error| format!("{}: {file}: {error}", self.prefix);
         if let Some(state) = &self.unwritten {
             let entries: Vec<&Entry> = unlogged.iter().map(|entry| &**entry).collect();

@@ -48,7 +48,7 @@ impl Refusal {
                 side = side.as_str()
             ),
             Self::Frozen => format!(
-                "The schedule of {name} does not allow raising it now. Wait, or override the schedule with --force: \
+                "The schedule of {name} does not allow raising it now. Wait, or set, promote or switch it with --force: \
                  that is recorded"
             ),
             Self::WrongStrategy { needs, instead } => {

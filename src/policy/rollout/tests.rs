@@ -542,3 +542,75 @@ proptest! {
         }
     }
 }
+
+// -- what a fresh look found
+
+#[test]
+fn a_file_that_names_the_colour_that_serves_does_not_send_people_to_the_one_that_is_being_emptied() {
+    let mut story = Story::of(blue_green(Color::Blue));
+    story.configures(blue_green(Color::Green));
+    story.asks(Command::Drain { side: Some(Side::New), cut_in: None }).unwrap();
+    assert_eq!((story.effective(), story.state.colors.old), (0, Color::Blue), "blue serves");
+    story.configures(blue_green(Color::Blue));
+    assert_eq!((story.effective(), story.state.colors.old), (0, Color::Blue), "and goes on");
+}
+
+#[test]
+fn a_drain_of_a_colour_follows_it_when_the_file_makes_the_colours_change_places() {
+    let mut story = Story::of(blue_green(Color::Blue));
+    story.configures(blue_green(Color::Green));
+    story.asks(Command::Drain { side: Some(Side::Old), cut_in: None }).unwrap();
+    assert_eq!((story.effective(), story.state.colors.old), (100, Color::Blue), "green serves");
+    story.configures(blue_green(Color::Blue));
+    let serving = if story.effective() == 0 { story.state.colors.old } else { story.state.colors.old.other() };
+    assert_eq!(serving, Color::Green, "blue is still being emptied");
+}
+
+#[test]
+fn what_was_set_or_switched_under_another_strategy_does_not_come_back() {
+    let mut story = Story::of(at_percent(0));
+    story.set(50).unwrap();
+    story.configures(blue_green(Color::Blue));
+    assert_eq!(story.effective(), 0);
+    story.configures(at_percent(0));
+    assert_eq!(story.effective(), 0, "the file has said something else since");
+
+    let mut story = Story::of(blue_green(Color::Blue));
+    story.asks(switch(false)).unwrap();
+    assert_eq!(story.effective(), 100);
+    story.configures(at_percent(0));
+    story.configures(blue_green(Color::Blue));
+    assert_eq!(story.effective(), 0, "the file has said something else since");
+}
+
+#[test]
+fn a_step_that_is_come_back_to_over_another_strategy_begins_anew() {
+    let mut story = Story::of(ramp(&[1, 5, 20]));
+    story.asks(PROMOTE).unwrap();
+    story.asks(Command::Pause).unwrap();
+    story.asks(Command::Continue).unwrap();
+    story.waits(9, 1);
+    story.configures(at_percent(5));
+    story.waits(100, 1);
+    story.configures(ramp(&[1, 5, 20]));
+    story.waits(3, 1);
+    assert_eq!(story.effective(), 5, "it has been held for 3 s");
+}
+
+#[test]
+fn a_pause_of_the_process_cuts_nobody_off() {
+    let mut story = Story::of(at_percent(50));
+    story.asks(Command::Drain { side: Some(Side::New), cut_in: Some(Duration::from_secs(60)) }).unwrap();
+    story.happens(Event::Tick { elapsed: Duration::from_secs(600), requests: 0, steady: true }).unwrap();
+    assert!(!story.state.drain.as_ref().unwrap().cuts());
+}
+
+#[test]
+fn neither_a_resume_nor_an_unset_raises_while_it_may_not_be_raised() {
+    let mut story = Story::of(at_percent(50));
+    story.set(5).unwrap();
+    story.frozen = true;
+    assert_eq!(story.asks(Command::Unset), Err(Refusal::Frozen));
+    story.asks(Command::Rollback).unwrap();
+    assert_eq!(story.asks(Command::Resume { percent: Some(percent(80)) }), Err(Refusal::Frozen));
+}

@@ -39,13 +39,22 @@ impl Machine<'_> {
         self.note("config", "not known".to_owned(), after, by, "seen for the first time");
     }
 
-    /// The later explicit act wins: what the file changed replaces what was put over it, what it left alone does not.
+    /// The later explicit act wins: what the file changed replaces what was put over it, what it left alone does not. What
+    /// was done under one strategy means nothing under another, and is not there any more when the file comes back to it.
     pub(super) fn follow_the_file(&mut self, by: &Actor) {
         let before = (self.in_words(), self.state.position.percent);
         match &self.plan.strategy {
-            Strategy::Percent(_) => {}
-            Strategy::Steps(steps) => self.state.position = self.state.position.clone().found_again(steps),
+            Strategy::Percent(_) => {
+                self.state.position = Position::default();
+                self.state.colors = Colors::default();
+            }
+            Strategy::Steps(steps) => {
+                self.state.position = self.state.position.clone().found_again(steps);
+                self.state.colors = Colors::default();
+            }
             Strategy::BlueGreen { active } => {
+                self.state.position = Position::default();
+                self.state.overridden = None;
                 let colors = self.state.colors;
                 if colors.configured != *active {
                     self.state.colors.configured = *active;

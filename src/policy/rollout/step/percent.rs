@@ -50,7 +50,7 @@ impl Machine<'_> {
 
     pub(super) fn unset(&mut self, by: &Actor, reason: &str) -> Result<(), Refusal> {
         if self.state.overridden.is_some() {
-            self.may_raise_to(self.state.configured(self.plan), true)?;
+            self.may_raise_to(self.state.configured(self.plan), false)?;
             self.noting("unset", by, reason, |machine| machine.state.overridden = None);
         }
         Ok(())
@@ -77,6 +77,9 @@ impl Machine<'_> {
                 "the schedule does not allow more than before the rollback. Resume it without a percent; then, to \
                  override the schedule: tidegate set NAME --percent N --force",
             ));
+        }
+        if self.moment.frozen && percent.is_some_and(|percent| percent > self.state.wanted(self.plan)) {
+            return Err(Refusal::Frozen);
         }
         self.noting("resume", by, reason, |machine| {
             machine.state.latches.clear();

@@ -2,6 +2,7 @@
 
 use super::Machine;
 use crate::policy::actor::Actor;
+use crate::policy::bucket::Percent;
 use crate::policy::rollout::{Color, Colors, Gate, Refusal, Strategy};
 
 impl Machine<'_> {
@@ -48,11 +49,18 @@ impl Machine<'_> {
         format!("{} serves", self.state.colors.active.as_str())
     }
 
-    /// `target` serves from here on, and what serves now is where a rollback leads.
+    /// `target` serves from here on, and what serves now is where a rollback leads. A drain stays with the colour that it
+    /// empties: that one gets no work, whatever else is asked for.
     pub(super) fn turn_to(&mut self, target: Color) {
         let colors = self.state.colors;
-        let serving = if self.state.is_rolled_back() { colors.old } else { colors.active };
+        let serves_old = self.state.effective(self.plan) == Percent::ZERO;
+        let serving = if serves_old { colors.old } else { colors.old.other() };
         self.state.colors =
             if serving == target { Colors { active: target, ..colors } } else { colors.switched(serving, target) };
+        if let Some(drain) = &mut self.state.drain
+            && colors.old != self.state.colors.old
+        {
+            drain.side = drain.side.other();
+        }
     }
 }
