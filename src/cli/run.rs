@@ -25,7 +25,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let ended = runtime.block_on(async {
         // Before anybody can see that it is up: a HUP that nobody listens for ends a process.
         let signals = listen_to_signals()?;
-        let app = App::bind(&args.config)?;
+        // What status and logs tell to type has to work wherever it is typed.
+        let app = App::bind(&std::path::absolute(&args.config)?)?;
         for address in app.addresses()? {
             tracing::info!("clients on http://{address}");
         }
