@@ -17,7 +17,7 @@ pub struct CheckArgs {
     #[arg(short, long, value_name = "FILE")]
     pub config: PathBuf,
     /// How the findings are written
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(short = 'o', long, visible_alias = "output", value_enum, default_value_t)]
     pub(super) format: Format,
 }
 

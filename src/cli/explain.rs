@@ -36,7 +36,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "PATH", default_value = "/", value_parser = target)]
     pub path: Uri,
     /// What if the percent were this?
-    #[arg(long, value_name = "PERCENT", value_parser = written::percent)]
+    #[arg(long, value_name = "PERCENT", value_parser = written::percent, allow_negative_numbers = true)]
     pub percent: Option<Percent>,
     /// The address the request comes from
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]

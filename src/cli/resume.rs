@@ -23,7 +23,7 @@ pub struct ResumeArgs {
     #[arg(long)]
     pub all: bool,
     /// Come back at this share on NEW instead of the one before
-    #[arg(long, value_name = "PERCENT", value_parser = written::percent, conflicts_with = "all")]
+    #[arg(long, value_name = "PERCENT", value_parser = written::percent, allow_negative_numbers = true, conflicts_with = "all")]
     pub percent: Option<Percent>,
     #[command(flatten)]
     pub(super) change: ChangeArgs,

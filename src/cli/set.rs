@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use http::Method;
 use serde_json::json;
 
@@ -14,16 +14,17 @@ use crate::policy::bucket::Percent;
 
 /// Arguments of `tidegate set`.
 #[derive(Clone, Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["percent", "clear"])))]
 #[command(after_help = "Example: tidegate set ledger --percent 25 --reason INC-7")]
 pub struct SetArgs {
     /// The rollout
     #[arg(value_name = "NAME")]
     pub rollout: String,
     /// The share on NEW, 0 to 100; it counts until the file changes its own or somebody clears it
-    #[arg(long, value_name = "PERCENT", value_parser = written::percent, required_unless_present = "clear")]
+    #[arg(long, value_name = "PERCENT", value_parser = written::percent, allow_negative_numbers = true)]
     pub percent: Option<Percent>,
     /// Back to what the config says
-    #[arg(long, conflicts_with_all = ["percent", "force"])]
+    #[arg(long, conflicts_with = "force")]
     pub clear: bool,
     /// Also if the schedule says no; that is recorded
     #[arg(long)]
