@@ -67,11 +67,12 @@ pub(super) fn intact(head: &Head, offline: bool) -> String {
 
 /// What to say of a chain that is broken.
 pub(super) fn broken(broken: &Broken) -> String {
-    let whole = broken.seq.saturating_sub(1);
-    format!(
-        "the audit log is not what was written: entry {}: {}. Entries 1 to {whole} are intact",
-        broken.seq, broken.why
-    )
+    let whole = match broken.seq.saturating_sub(1) {
+        0 => "Nothing before it is here".to_owned(),
+        1 => "Entry 1 is intact".to_owned(),
+        whole => format!("Entries 1 to {whole} are intact"),
+    };
+    format!("the audit log is not what was written: entry {}: {}. {whole}", broken.seq, broken.why)
 }
 
 #[cfg(test)]
