@@ -252,7 +252,7 @@ fn a_reload_on_request_does_not_wait_until_the_file_has_proved_to_be_whole() {
     scene.tidegate.edit(&format!("{whole}# the last line\n"));
     assert_eq!(scene.change("POST", "reload", &json!({})).status, 200);
     scene.tidegate.edit(&whole); // the beginning of what is in force: it has to stand for a while before it counts
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(std::time::Duration::from_millis(500));
     let reloaded = scene.change("POST", "reload", &json!({}));
     assert_eq!(reloaded.status, 200, "{}", reloaded.text());
     let shown = std::fs::read(scene.tidegate.config_path()).unwrap();
