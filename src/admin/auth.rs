@@ -13,6 +13,9 @@ use super::problem::Problem;
 use crate::config::Token;
 use crate::policy::actor::{Actor, Source};
 
+const UNKNOWN_TOKEN: &str =
+    "This token is not one that tidegate knows. A line that was added to admin.token_file counts after a reload.";
+
 /// Who asks for a change.
 #[derive(Clone, Debug)]
 pub(super) struct Caller(pub(super) Actor);
@@ -44,7 +47,7 @@ pub(super) fn recognise<'a>(
     match (sent.next(), sent.next()) {
         (Some(only), None) => {
             let name = bearer(only).and_then(|token| named(token, tokens));
-            name.map(Known::Named).ok_or_else(|| unauthorized("This token is not one that tidegate knows."))
+            name.map(Known::Named).ok_or_else(|| unauthorized(UNKNOWN_TOKEN))
         }
         (Some(_), Some(_)) => Err(unauthorized("More than one authorization.")),
         (None, _) if matches!(*method, Method::GET | Method::HEAD) => Ok(Known::Nobody),

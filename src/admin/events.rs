@@ -77,7 +77,10 @@ pub(super) async fn events(
 
 fn full() -> Problem {
     let detail = format!("{MAX_LISTENERS} are listening already; look at /api/v1/status instead, or come back later.");
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+    // Its connection takes up a place that somebody with an order may wait for.
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+        .with_header(RETRY_AFTER, HeaderValue::from_static("5"))
+        .with_header(CONNECTION, HeaderValue::from_static("close"))
 }
 
 /// The number of the last change that who comes back has seen.

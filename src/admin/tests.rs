@@ -260,7 +260,9 @@ async fn status_shows_the_layers_side_by_side() {
 #[tokio::test]
 async fn a_rollback_tells_its_doors_and_how_to_undo_each() {
     let latches = [latch(1, Door::ConfigRollout), latch(2, Door::FlagFile), latch(3, Door::Operator)];
-    let admin = Admin::start_latched(&latches);
+    let mut config = config();
+    config.rollouts.get_mut("ledger").unwrap().rollback = Some(true);
+    let admin = Admin::start_over(&any_port(), Patience::default(), &latches, &config);
     let rollout = admin.get("/api/v1/rollouts/ledger").await.json();
     assert_eq!(rollout["percent"]["effective"], 0.0);
     assert_eq!(rollout["rollback"]["active"], true);
@@ -279,6 +281,15 @@ async fn a_rollback_tells_its_doors_and_how_to_undo_each() {
     assert_eq!(undo, "set `rollback: false` for rollout ledger in /etc/tidegate.json");
     let undo = rollout["rollback"]["latches"][2]["undo"].as_str().unwrap();
     assert_eq!(undo, "tidegate resume ledger --reason TEXT");
+}
+
+#[tokio::test]
+async fn a_line_that_has_vanished_from_the_config_is_not_where_its_rollback_is_lifted() {
+    let admin = Admin::start_latched(&[latch(1, Door::ConfigRollout), latch(2, Door::Config)]);
+    let rollout = admin.get("/api/v1/rollouts/ledger").await.json();
+    for latch in rollout["rollback"]["latches"].as_array().unwrap() {
+        assert_eq!(latch["undo"], "tidegate resume ledger --reason TEXT");
+    }
 }
 
 fn latch(number: u64, door: Door) -> Latch {

@@ -225,6 +225,16 @@ fn latch_status(overview: &Overview, rollout: &str, latch: &Latch) -> LatchStatu
 /// What a person has to do to lift a latch that came by `door`.
 #[must_use]
 pub(in crate::admin) fn undo(door: Door, rollout: &str, overview: &Overview) -> String {
+    let snapshot = overview.snapshot.load();
+    let plan = snapshot.rollouts.iter().find(|known| known.name == rollout).map(|known| &known.plan);
+    let is_written = match door {
+        Door::Config => plan.is_some_and(|plan| plan.rollback_all == Some(true)),
+        Door::ConfigRollout => plan.is_some_and(|plan| plan.rollback == Some(true)),
+        _ => true,
+    };
+    if !is_written {
+        return format!("tidegate resume {rollout} --reason TEXT"); // the line has vanished, which lifts nothing
+    }
     let config = overview.config_path.display();
     let state_dir = overview.state_dir.as_deref().unwrap_or(Path::new(""));
     match door {

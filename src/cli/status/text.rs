@@ -89,8 +89,13 @@ fn state(page: &mut Page<'_>, status: &Status) {
         (Some(_), why) => {
             let why = why.as_deref().unwrap_or("it could not be written");
             let why = why.rsplit_once("a restart: ").map_or(why, |(_, why)| why);
-            let told = format!("state    NOT DURABLE, a restart would forget it: {why}");
-            page.line(page.paint.alarm(fitted(&told, WIDTH)));
+            // What the system says stands at the end of it, and is what has to be mended.
+            let told = "state    NOT DURABLE, a restart would forget it: ";
+            let why = match why.chars().count() > WIDTH - told.len() {
+                true => why.rsplit_once(": ").map_or(why, |(_, why)| why),
+                false => why,
+            };
+            page.line(page.paint.alarm(fitted(&format!("{told}{why}"), WIDTH)));
         }
     }
 }

@@ -34,13 +34,13 @@ impl Refusal {
     #[must_use]
     pub fn explained(&self, name: &str) -> String {
         match self {
-            Self::RolledBack(latch) => format!(
-                "{name} is rolled back by latch {id} ({reason}). Lift it first: tidegate resume {name} --reason TEXT",
-                id = latch.id,
-                reason = latch.reason,
-            ),
+            Self::RolledBack(latch) => {
+                let undo = undo(latch.door, name);
+                format!("{name} is rolled back by latch {}{}. Lift it first: {undo}", latch.id, because(&latch.reason))
+            }
             Self::StillAsked(latch) => {
-                format!("Latch {} stands because {}. {}", latch.id, latch.reason, undo(latch.door, name))
+                let undo = undo(latch.door, name);
+                format!("Latch {} is still asked for{}. Lift it there: {undo}", latch.id, because(&latch.reason))
             }
             Self::Drained(side) => format!(
                 "The {side} side of {name} is being drained, and this would send it work. End the drain first: \
@@ -62,12 +62,17 @@ impl Refusal {
     }
 }
 
+/// The reason in brackets, if there is one.
+fn because(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(" ({reason})") }
+}
+
 /// What takes a file's request for a rollback away.
 fn undo(door: Door, name: &str) -> String {
     match door {
-        Door::Config => "Write `rollback: false` at the top of the config".to_owned(),
-        Door::ConfigRollout => format!("Write `rollback: false` for {name} in the config"),
-        Door::FlagFile => "Remove the file ROLLBACK from the state directory".to_owned(),
+        Door::Config => "write `rollback: false` at the top of the config".to_owned(),
+        Door::ConfigRollout => format!("write `rollback: false` for {name} in the config"),
+        Door::FlagFile => "remove the file ROLLBACK from the state directory".to_owned(),
         Door::Operator | Door::Guard | Door::Deadline | Door::State => format!("tidegate resume {name} --reason TEXT"),
     }
 }

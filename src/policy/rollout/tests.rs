@@ -152,11 +152,34 @@ fn nobody_resumes_what_a_file_still_asks_for() {
     let mut story = Story::of(Plan { rollback: Some(true), ..at_percent(50) });
     story.asks(Command::Rollback).unwrap();
     let refused = story.asks(RESUME).unwrap_err();
-    assert!(refused.explained(NAME).contains("Write `rollback: false` for ledger in the config"), "{refused}");
+    assert!(refused.explained(NAME).contains("write `rollback: false` for ledger in the config"), "{refused}");
     assert_eq!(story.state.latches.len(), 2, "neither latch was lifted");
     story.configures(Plan { rollback: None, ..at_percent(50) });
     story.asks(RESUME).unwrap();
     assert_eq!(story.effective(), 50);
+}
+
+#[test]
+fn what_a_file_asks_for_is_refused_with_what_lifts_it_there() {
+    let mut story = Story::of(at_percent(50));
+    story.happens(Event::Flagged(true)).unwrap();
+    let refused = story.asks(Command::Set { percent: percent(5), force: false }).unwrap_err().explained(NAME);
+    assert!(refused.contains("remove the file ROLLBACK") && !refused.contains("tidegate resume"), "{refused}");
+}
+
+#[test]
+fn coming_back_at_a_percent_is_refused_where_it_would_not_come_true() {
+    let resume = |to| Command::Resume { percent: Some(percent(to)) };
+    let mut story = Story::of(at_percent(50));
+    let refused = story.asks(resume(1)).unwrap_err().explained(NAME);
+    assert!(refused.contains("tidegate set ledger --percent N"), "{refused}");
+    story.asks(resume(50)).unwrap(); // it is so already
+    story.asks(Command::Rollback).unwrap();
+    story.frozen = true;
+    let refused = story.asks(resume(60)).unwrap_err().explained(NAME);
+    assert!(refused.contains("schedule") && story.effective() == 0, "{refused}");
+    story.asks(resume(1)).unwrap();
+    assert_eq!(story.effective(), 1);
 }
 
 #[test]

@@ -63,8 +63,20 @@ impl Machine<'_> {
         if percent.is_some() && matches!(self.plan.strategy, Strategy::BlueGreen { .. }) {
             return Err(Refusal::WrongStrategy { needs: "percent", instead: "Resume it without a percent" });
         }
+        let wanted = self.state.wanted(self.plan);
         if !self.state.is_rolled_back() {
-            return Ok(());
+            return match percent {
+                Some(percent) if percent != wanted => Err(Refusal::Nowhere(
+                    "it is not rolled back; to change the percent: tidegate set NAME --percent N",
+                )),
+                _ => Ok(()),
+            };
+        }
+        if self.moment.frozen && percent.is_some_and(|percent| percent > wanted) {
+            return Err(Refusal::Nowhere(
+                "the schedule does not allow more than before the rollback. Resume it without a percent; then, to \
+                 override the schedule: tidegate set NAME --percent N --force",
+            ));
         }
         if self.moment.frozen && percent.is_some_and(|percent| percent > self.state.wanted(self.plan)) {
             return Err(Refusal::Frozen);
@@ -98,7 +110,10 @@ impl Machine<'_> {
             false => steps
                 .iter()
                 .position(|step| step.percent > wanted)
-                .ok_or(Refusal::Nowhere("this is the last step; for 100 %: tidegate promote NAME --full"))?,
+                .ok_or(Refusal::Nowhere(match wanted {
+                    Percent::FULL => "it is at 100 %, and there is no further step",
+                    _ => "this is the last step; for 100 %: tidegate promote NAME --full",
+                }))?,
         };
         let percent = if full { Percent::FULL } else { steps[next].percent };
         let forced = self.may_raise_to(percent, force)?;
