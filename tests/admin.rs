@@ -245,22 +245,6 @@ fn a_reload_is_told_how_it_went() {
 }
 
 #[test]
-fn a_reload_on_request_does_not_wait_until_the_file_has_proved_to_be_whole() {
-    let scene = Scene::new();
-    let [old, new] = &scene._backends;
-    let whole = split(old, new, "40", "");
-    scene.tidegate.edit(&format!("{whole}# the last line\n"));
-    assert_eq!(scene.change("POST", "reload", &json!({})).status, 200);
-    scene.tidegate.edit(&whole); // the beginning of what is in force: it has to stand for a while before it counts
-    std::thread::sleep(std::time::Duration::from_millis(500));
-    let reloaded = scene.change("POST", "reload", &json!({}));
-    assert_eq!(reloaded.status, 200, "{}", reloaded.text());
-    let shown = std::fs::read(scene.tidegate.config_path()).unwrap();
-    assert!(!String::from_utf8(shown).unwrap().contains("the last line"));
-    assert_eq!(json_of(&scene.tidegate.admin("/api/v1/status"))["config"]["hash"], json_of(&reloaded)["hash"]);
-}
-
-#[test]
 fn a_state_that_was_lost_is_told() {
     let state = tempfile::tempdir().unwrap();
     std::fs::write(state.path().join("state.json"), "{ half a sta").unwrap();

@@ -57,23 +57,9 @@ impl Machine<'_> {
     }
 
     pub(super) fn resume(&mut self, percent: Option<Percent>, by: &Actor, reason: &str) -> Result<(), Refusal> {
-        if let Some(latch) = self.state.latches.iter().find(|latch| self.is_asked_by_a_file(latch.door)) {
-            return Err(Refusal::StillAsked(Box::new(latch.clone())));
-        }
-        if percent.is_some() && matches!(self.plan.strategy, Strategy::BlueGreen { .. }) {
-            return Err(Refusal::WrongStrategy { needs: "percent", instead: "Resume it without a percent" });
-        }
-        let wanted = self.state.wanted(self.plan);
+        self.may_resume(percent)?;
         if !self.state.is_rolled_back() {
-            return match percent {
-                Some(percent) if percent != wanted => {
-                    Err(Refusal::Nowhere("it is not rolled back; to change the percent: tidegate set NAME --percent N"))
-                }
-                _ => Ok(()),
-            };
-        }
-        if self.moment.frozen && percent.is_some_and(|percent| percent > wanted) {
-            return Err(Refusal::Frozen);
+            return Ok(());
         }
         self.noting("resume", by, reason, |machine| {
             machine.state.latches.clear();
@@ -83,6 +69,27 @@ impl Machine<'_> {
                 machine.put_over(percent, by, reason);
             }
         });
+        Ok(())
+    }
+
+    /// Whether it may be resumed at `percent`, or at the one before.
+    fn may_resume(&self, percent: Option<Percent>) -> Result<(), Refusal> {
+        if let Some(latch) = self.state.latches.iter().find(|latch| self.is_asked_by_a_file(latch.door)) {
+            return Err(Refusal::StillAsked(Box::new(latch.clone())));
+        }
+        let Some(percent) = percent else { return Ok(()) };
+        if let Strategy::BlueGreen { .. } = self.plan.strategy {
+            return Err(Refusal::WrongStrategy { needs: "percent", instead: "Resume it without a percent" });
+        }
+        let wanted = self.state.wanted(self.plan);
+        if !self.state.is_rolled_back() && percent != wanted {
+            return Err(Refusal::Nowhere(
+                "it is not rolled back; to change the percent: tidegate set NAME --percent N",
+            ));
+        }
+        if self.moment.frozen && percent > wanted {
+            return Err(Refusal::Frozen);
+        }
         Ok(())
     }
 
