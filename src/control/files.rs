@@ -168,11 +168,10 @@ impl Files {
         }
         let is_json = self.path.extension().is_some_and(|extension| extension == "json");
         let wait = match &checked {
-            _ if asked.is_asked => Duration::ZERO,
             Err(_) => TORN,
             Ok(_) => probation(&text, &self.text, is_json),
         };
-        if self.must_wait(&text, wait) {
+        if !asked.is_asked && self.must_wait(&text, wait) {
             if let Ok(config) = checked {
                 self.tell_rollbacks(config).await;
             }
