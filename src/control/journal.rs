@@ -72,7 +72,8 @@ pub enum Found<T> {
         /// What is wrong with it.
         why: String,
     },
-    /// It is there and cannot be read. It was left in its place, but the next commit replaces it.
+    /// It is there and cannot be read, or is gone though there was one. What is in its place is left there, but the next
+    /// commit replaces it.
     Unreadable {
         /// What the system said.
         why: String,
@@ -238,7 +239,7 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Journal<T> {
         }
         let lock = Lock::take(dir)?;
         let (found, left) = match StateFile::new(dir).read() {
-            Reading::Nothing => (Found::Nothing, None),
+            Reading::Nothing => (nothing_or_gone(&Log::new(dir)), None),
             Reading::Stored(Stored { head, unlogged, state }) => (Found::State(state), Some((head, unlogged))),
             Reading::Corrupt { aside, why } => (Found::Corrupt { aside, why }, None),
             Reading::Unreadable { why } => (Found::Unreadable { why }, None),
@@ -250,6 +251,17 @@ impl<T: Serialize + DeserializeOwned + Send + 'static> Journal<T> {
         let writer = thread::Builder::new().name("journal".to_owned()).spawn(move || writer.run());
         let writer = writer.map_err(|cause| OpenError::Io { path: dir.to_owned(), cause })?;
         Ok((Self { desk, outcomes, on_disk: Some((log::path(dir), writer)) }, found))
+    }
+}
+
+/// No state file: a first start, unless the log tells of earlier ones. It is written after the state file, so a kill between
+/// the two never leaves it alone.
+fn nothing_or_gone<T>(log: &Log) -> Found<T> {
+    match log.look().unwrap_or_default().entries.last() {
+        None => Found::Nothing,
+        Some(last) => {
+            Found::Unreadable { why: format!("it is gone, although the audit log ends with entry {}", last.seq) }
+        }
     }
 }
 

@@ -97,6 +97,18 @@ fn a_second_journal_is_refused() {
 }
 
 #[test]
+fn a_state_that_is_gone_is_no_first_start() {
+    let dir = folder();
+    let (journal, _) = reopen(dir.path());
+    commit(&journal, "rolled back", 2);
+    drop(journal);
+    fs::remove_file(dir.path().join(state_file::NAME)).unwrap();
+    let (journal, found) = reopen(dir.path());
+    assert!(matches!(&found, Found::Unreadable { why } if why.contains("ends with entry 2")), "{found:?}");
+    assert_eq!(journal.head().seq, 2, "the chain goes on");
+}
+
+#[test]
 fn what_is_not_a_plain_file_is_refused() {
     for name in [state_file::NAME, log::NAME, lock::NAME] {
         let dir = folder();
