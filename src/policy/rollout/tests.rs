@@ -301,6 +301,10 @@ fn a_frozen_rollout_is_raised_only_by_force_and_lowered_by_anybody() {
     story.asks(Command::Set { percent: percent(60), force: true }).unwrap();
     assert!(story.changes.last().unwrap().forced);
     assert_eq!(story.effective(), 60);
+    let drain = Command::Drain { side: Some(Side::Old), cut_in: None };
+    assert_eq!(story.asks(drain.clone()), Err(Refusal::Frozen), "emptying old is raising new");
+    story.asks(Command::Promote { full: true, force: true }).unwrap();
+    story.asks(drain).unwrap();
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Machine;
 use crate::policy::actor::Actor;
+use crate::policy::bucket::Percent;
 use crate::policy::decision::Side;
 use crate::policy::drain::Drain;
 use crate::policy::rollout::Refusal;
@@ -32,6 +33,10 @@ impl Machine<'_> {
             (Side::Old, Some(latch), _) => return Err(Refusal::RolledBack(Box::new(latch.clone()))),
             (_, _, Some(drained)) if drained != side => return Err(Refusal::Drained(drained)),
             _ => {}
+        }
+        // Emptying OLD raises NEW to 100 %.
+        if side == Side::Old && self.moment.frozen && self.state.effective(self.plan) != Percent::FULL {
+            return Err(Refusal::Frozen);
         }
         let before = self.draining();
         let (at, by_whom, why) = (self.moment.now, by.clone(), reason.to_owned());
