@@ -170,6 +170,7 @@ fn a_state_with_one_wrong_bit_means_old_and_everybody_is_told() {
     assert_eq!(scene.status()["rollback"]["latches"][0]["source"], "state");
     scene.done("POST", "resume", json!({"percent": 1}));
     assert_eq!((scene.side_of(0).as_str(), scene.side_of(1).as_str()), ("new", "old"));
+    assert_eq!(admin(&scene.process, "/readyz").text(), "ready\n", "somebody has looked");
 }
 
 #[test]

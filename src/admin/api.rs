@@ -21,7 +21,6 @@ use super::status::{self, Phase, Status, VERSION};
 use crate::control::journal::Durability;
 use crate::control::overview::Overview;
 use crate::metrics::{self, ConfigGauges, RolloutGauges, Scrape, StateGauges, process};
-use crate::policy::latch::Door;
 
 /// What the answers are made of.
 #[derive(Debug)]
@@ -64,7 +63,7 @@ pub(super) async fn live() -> &'static str {
 }
 
 pub(super) async fn ready(State(sources): Shared) -> Response {
-    match (Phase::of(&sources.overview), &sources.overview.lost) {
+    match (Phase::of(&sources.overview), sources.overview.lost()) {
         (Phase::Running, None) => "ready\n".into_response(),
         (Phase::Running, Some(why)) => {
             format!("ready; {why}: every rollout that was there is on old until it is resumed\n").into_response()
@@ -102,11 +101,7 @@ fn exposition(sources: &Sources) -> String {
         },
         state: StateGauges {
             durable: overview.journal.durability() == Durability::Durable,
-            lost: snapshot
-                .rollouts
-                .iter()
-                .flat_map(|rollout| &rollout.state.latches)
-                .any(|latch| latch.door == Door::State),
+            lost: overview.lost().is_some(),
         },
         process: sources.process.process(Instant::now()),
         version: VERSION,

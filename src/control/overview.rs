@@ -14,6 +14,7 @@ use super::order::Desk;
 use crate::metrics::Registry;
 use crate::metrics::window::{Recent, Window};
 use crate::policy::decision::Side;
+use crate::policy::latch::Door;
 use crate::policy::rollout::State;
 use crate::proxy::worker::Ending;
 use crate::snapshot::Snapshot;
@@ -36,7 +37,7 @@ pub struct Overview {
     /// Where orders are taken.
     pub desk: Desk,
     /// Why what was remembered could not be believed at the start, if it could not.
-    pub lost: Option<String>,
+    lost: Option<String>,
     /// How far the process is on its way out.
     pub ending: watch::Receiver<Ending>,
     /// Whether `/readyz` says no because the process is about to drain.
@@ -131,6 +132,14 @@ impl Overview {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !*self.leaving.borrow() && *self.ending.borrow() == Ending::Running
+    }
+
+    /// Why what was remembered could not be believed at the start, for as long as a rollout is on OLD because of it.
+    #[must_use]
+    pub fn lost(&self) -> Option<&str> {
+        let snapshot = self.snapshot.load();
+        let mut latches = snapshot.rollouts.iter().flat_map(|rollout| &rollout.state.latches);
+        latches.any(|latch| latch.door == Door::State).then_some(self.lost.as_deref()?)
     }
 
     /// What happened on `side` of the rollout `name` in the last minute.

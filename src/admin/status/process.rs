@@ -48,7 +48,7 @@ fn reload(reload: &Reload) -> ReloadStatus {
 
 fn state(overview: &Overview) -> StateStatus {
     let (durable, why) = durability(&overview.journal.durability());
-    StateStatus { durable, why, note: overview.lost.clone() }
+    StateStatus { durable, why, note: overview.lost().map(str::to_owned) }
 }
 
 fn routes(snapshot: &Snapshot) -> Vec<RouteStatus> {
