@@ -207,10 +207,11 @@ pub struct Shard {
     failures: [Counter; Failure::ALL.len()],
     started: Counter,
     ended: Counter,
-    /// By seat and not by side, as is what follows.
+    duration: Histogram,
+    // What follows is of the seat that has this place in the rollout, not of the side: those who run stay where they run
+    // when the sides change places.
     seated: Counter,
     unseated: Counter,
-    duration: Histogram,
     /// Milliseconds for which the oldest running request has run, plus one; 0 if none runs, or nobody wants to know.
     oldest: AtomicU64,
 }

@@ -169,7 +169,7 @@ impl Controller {
         match self.in_force.obey(order, now) {
             Ok(told) => {
                 self.put_in_force(told, Some(answer));
-                self.in_force.replaced_queues().iter().for_each(|queue| queue.open());
+                self.in_force.take_replaced_queues().iter().for_each(|queue| queue.open());
                 self.pacer.follow(self.in_force.ended_holds());
             }
             Err(refused) => {
@@ -197,7 +197,9 @@ impl Controller {
         let (snapshot, errands, events) = (self.published.load_full(), self.errands.clone(), self.events.clone());
         tokio::spawn(async move {
             let backend = &snapshot.backends[target];
-            let found = gate::look(backend, &errands).await.map(|_warmed| ());
+            let found = gate::look(backend, &errands).await;
+            let found =
+                found.map(|warmed| tracing::info!(backend = backend.name, "looked at before a switch: {warmed}"));
             let looked = Event::Looked(order, answer, backend.endpoints.clone(), found);
             let _the_process_may_be_ending = events.send(looked).await;
         });

@@ -302,7 +302,7 @@ impl InForce {
     /// The queues that are in no snapshot any more once the next one is published. Those who wait there are to be let go then,
     /// and not before: they start over, and have to find the new queue.
     #[must_use]
-    pub fn replaced_queues(&mut self) -> Vec<Arc<Queue>> {
+    pub fn take_replaced_queues(&mut self) -> Vec<Arc<Queue>> {
         std::mem::take(&mut self.replaced)
     }
 

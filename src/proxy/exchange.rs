@@ -131,12 +131,9 @@ impl Report {
         self.why = Why::Decided(decision.reason);
         self.shard().begin();
         let rollout = &self.view.snapshot.rollouts[rollout];
-        rollout.meters.seat(rollout.seat(decision.side), self.client.worker.index()).sit();
-        self.client.watch.runs(Running {
-            meters: address_of(&rollout.meters),
-            seat: rollout.seat(decision.side),
-            since: self.started,
-        });
+        let seat = rollout.seat(decision.side);
+        rollout.meters.seat(seat, self.client.worker.index()).sit();
+        self.client.watch.runs(Running { meters: address_of(&rollout.meters), seat, since: self.started });
         if let Some(entry) = &mut self.entry {
             entry.of_rollout(&rollout.name);
             entry.side = decision.side.as_str();
