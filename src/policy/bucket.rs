@@ -42,6 +42,12 @@ impl Bucket {
         }
     }
 
+    /// The bucket with this number; `None` if there is none.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        (number < BUCKETS).then_some(Self(number))
+    }
+
     /// The number itself, `0..10_000`.
     #[must_use]
     pub fn get(self) -> u16 {
