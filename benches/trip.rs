@@ -1,3 +1,4 @@
+#![expect(clippy::print_stdout, reason = "the figures are what it is for")]
 //! How long a NEW that fails goes on being asked, in the real binary: from the response that settled it (the last failure that
 //! the guard's verdict counts) to the last request that reached NEW. `cargo bench --bench trip [-- ROUNDS]`.
 //!

@@ -7,7 +7,6 @@
 //! weighted mean of such: so a mean of at least c comes, in the long run of a healthy side, not more often than once in c
 //! requests (Shin, Ramdas & Rinaldo 2024, "E-detectors: a nonparametric framework for sequential change detection").
 
-
 use super::{Counted, Limits, float, log_mean_exp};
 
 /// How many shares are bet on. They weigh the same.
