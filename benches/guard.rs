@@ -288,16 +288,16 @@ fn innocents() -> Vec<Innocent> {
     let mut all = vec![];
     let mut add = |name: &str, weather: fn(u64, f64) -> Weather, base: f64, shares: &[f64], hammer: f64| {
         let name = name.to_owned();
-        let part = if base >= 0.3 { 0.05 } else { 1.0 };
+        let part = if base >= 0.3 { 0.2 } else { 1.0 };
         let setting = |share: &f64| Innocent { name: name.clone(), weather, base, share: *share, hammer, part };
         all.extend(shares.iter().map(setting));
     };
-    let every = [0.01, 0.05, 0.5, 0.99];
+    let (every, all_shares) = (SHARES, [0.01, 0.05, 0.5, 0.99, 1.0]);
     for base in [0.001, 0.005, 0.0099] {
-        add("healthy", |_, base| Weather { new: base, old: base }, base, &[0.01, 0.05, 0.5, 0.99, 1.0], 0.0);
+        add("healthy", |_, base| Weather { new: base, old: base }, base, &all_shares, 0.0);
     }
     for base in [0.001, 0.0099] {
-        add("one client hammers on NEW", |_, base| Weather { new: base, old: base }, base, &every, 0.005);
+        add("one client hammers on NEW", |_, base| Weather { new: base, old: base }, base, &all_shares, 0.005);
     }
     for base in [0.3, 1.0] {
         add("outage of both, every other minute", outage, base, &every, 0.0);
