@@ -324,3 +324,43 @@ fn neither_status_nor_config_nor_log_says_what_is_private_in_a_url() {
         }
     }
 }
+
+// -- https
+
+/// A receiver that speaks TLS. Its certificate, for 127.0.0.1, is from the authority in `ca.pem`; both are for tests only.
+struct Tls(std::process::Child);
+
+impl Drop for Tls {
+    fn drop(&mut self) {
+        let _it_may_have_ended = self.0.kill();
+        let _it_may_have_ended = self.0.wait();
+    }
+}
+
+fn tls(file: &str) -> String {
+    format!("{}/tests/support/tls/{file}", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[test]
+fn https_is_spoken_with_those_whom_the_system_trusts() {
+    let mut command = std::process::Command::new("python3");
+    let mut receiver = Tls(command.args([tls("server.py"), tls("server.pem")]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut port = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(receiver.0.stdout.take().unwrap()), &mut port).unwrap();
+    let trusting = |roots: &str| {
+        let (old, new) = (Backend::named("old"), Backend::named("new"));
+        let text = config(&old, &new, &format!("[{{ url: \"https://127.0.0.1:{}/\" }}]", port.trim()));
+        let process = Process::start_as(&text, |command| {
+            command.env("SSL_CERT_FILE", roots).env_remove("SSL_CERT_DIR").stdout(Stdio::null()).stderr(Stdio::null());
+        });
+        let scene = Scene { old, new, process };
+        scene.done("rollback", "");
+        eventually("it is told, or not", || scene.webhook(0)["delivered"] == 1 || scene.webhook(0)["failing"] == true);
+        scene.webhook(0)["last_error"].as_str().unwrap_or_default().to_owned()
+    };
+    assert_eq!(trusting(&tls("ca.pem")), "");
+    let unknown = trusting(&tls("server.pem"));
+    assert!(unknown.contains("no TLS that can be trusted") && unknown.contains("UnknownIssuer"), "{unknown}");
+    let none = trusting("/dev/null");
+    assert!(none.contains("no root certificates") && none.contains("SSL_CERT_FILE"), "{none}");
+}
