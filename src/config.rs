@@ -37,8 +37,10 @@ use bytes::Bytes;
 
 use crate::policy::bucket::{Hash, Percent};
 use crate::policy::decision::{OnMissing, Rule};
+use crate::policy::guard;
 use crate::policy::network::Network;
-use crate::policy::rollout::{Plan, State, Strategy};
+use crate::policy::outcome::Failures;
+use crate::policy::rollout::{self, Action, Plan, State, Strategy};
 use crate::policy::route::Match;
 use crate::policy::schedule::Schedule;
 
@@ -365,6 +367,49 @@ pub struct Rollout {
     pub force: Force,
     /// Whether clients are told their side in `x-tidegate-side`.
     pub expose_side: bool,
+    /// What takes NEW away when it hurts users; `None` if nothing does.
+    pub guard: Option<Guard>,
+}
+
+/// What takes NEW away when it hurts users.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guard {
+    /// How many failures are too many.
+    pub limits: guard::Limits,
+    /// Which answers are failures.
+    pub failures: Arc<Failures>,
+    /// When requests are too slow; `None` if they never are.
+    pub latency: Option<Latency>,
+    /// How many different users (buckets, 1 to 10 000) may see a failure; `None` is no limit.
+    pub max_users_hurt: Option<usize>,
+    /// What is done then.
+    pub action: Action,
+}
+
+impl Guard {
+    /// As the state machine sees it. Before a step ends, a share of twice the tolerance would have been seen.
+    fn plan(&self) -> rollout::Guard {
+        let evidence = guard::requests_to_see(&self.limits, self.limits.tolerance * 2.0);
+        rollout::Guard { action: self.action, evidence }
+    }
+}
+
+/// When requests are too slow.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latency {
+    /// What is slow, measured to the head of the answer.
+    pub slower_than: SlowerThan,
+    /// How many slow ones are too many.
+    pub limits: guard::Limits,
+}
+
+/// What is slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowerThan {
+    /// More than this.
+    Fixed(Duration),
+    /// More than 99 of 100 requests on OLD took in the last minute.
+    P99OfOld,
 }
 
 impl Rollout {
@@ -377,6 +422,7 @@ impl Rollout {
             rollback: self.rollback,
             acknowledge: self.acknowledge.clone(),
             schedule: self.schedule.clone(),
+            guard: self.guard.as_ref().map(Guard::plan),
         }
     }
 

@@ -6,6 +6,7 @@
 mod exposition;
 mod histogram;
 pub mod process;
+pub mod tally;
 mod webhook;
 pub mod window;
 
@@ -18,9 +19,13 @@ pub use exposition::{CONTENT_TYPE, ConfigGauges, RolloutGauges, Scrape, StateGau
 pub use histogram::{Distribution, Histogram};
 pub use webhook::{Delivery, WebhookMeters};
 
+use tokio::sync::Notify;
 use tracing_appender::non_blocking::ErrorCounter;
 
+use self::tally::Tallies;
 use crate::policy::decision::{Reason, Side};
+pub use crate::policy::outcome::Failure;
+use crate::policy::rollout::Cause;
 
 /// A number with one writer and any number of readers.
 #[derive(Debug, Default)]
@@ -150,52 +155,6 @@ impl Why {
             Self::Refused => Reason::ALL.len() + 2,
             Self::Maintenance => Reason::ALL.len() + 3,
             Self::Hold => Reason::ALL.len() + 4,
-        }
-    }
-}
-
-/// What went wrong between tidegate and a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// No connection.
-    Connect,
-    /// No connection in time.
-    ConnectTimeout,
-    /// No response head in time.
-    ResponseTimeout,
-    /// The connection ended before a response head.
-    Reset,
-    /// A kept connection was closed by the backend as it was used again: nobody's fault, and never the guard's business.
-    Stale,
-    /// Not an HTTP/1.1 response that could be passed on.
-    Malformed,
-    /// The response ended or stalled in the middle.
-    Truncated,
-}
-
-impl Failure {
-    /// All failures, in the order of the counters.
-    pub const ALL: [Self; 7] = [
-        Self::Connect,
-        Self::ConnectTimeout,
-        Self::ResponseTimeout,
-        Self::Reset,
-        Self::Stale,
-        Self::Malformed,
-        Self::Truncated,
-    ];
-
-    /// The label's value.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::ResponseTimeout => "response_timeout",
-            Self::Reset => "reset",
-            Self::Stale => "stale",
-            Self::Malformed => "malformed",
-            Self::Truncated => "truncated",
         }
     }
 }
@@ -361,11 +320,19 @@ pub struct RolloutMeters {
     /// By [`Side::index`].
     sides: [Series; 2],
     turned_away: Series,
+    tallies: Tallies,
+    /// By [`Cause`].
+    trips: [AtomicU64; Cause::ALL.len()],
 }
 
 impl RolloutMeters {
     fn new(workers: usize) -> Self {
-        Self { sides: [Series::new(workers), Series::new(workers)], turned_away: Series::new(workers) }
+        Self {
+            sides: [Series::new(workers), Series::new(workers)],
+            turned_away: Series::new(workers),
+            tallies: Tallies::new(workers),
+            trips: Default::default(),
+        }
     }
 
     /// The series of `side`.
@@ -384,6 +351,23 @@ impl RolloutMeters {
     #[must_use]
     pub fn running(&self, seat: Seat) -> u64 {
         self.sides[seat.0].0.iter().map(Shard::running).sum()
+    }
+
+    /// The guard has come to a verdict. Control plane only.
+    pub fn trip(&self, cause: Cause) {
+        self.trips[cause as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Verdicts of the guard so far with this cause.
+    #[must_use]
+    pub fn trips(&self, cause: Cause) -> u64 {
+        self.trips[cause as usize].load(Relaxed)
+    }
+
+    /// What is counted for the guard.
+    #[must_use]
+    pub fn tallies(&self) -> &Tallies {
+        &self.tallies
     }
 
     /// The series of requests that no side saw, because of maintenance or a hold.
@@ -406,6 +390,8 @@ pub struct Registry {
     workers: usize,
     unsplit: Arc<Series>,
     rollouts: Mutex<BTreeMap<String, Arc<RolloutMeters>>>,
+    /// Told of each bad request on NEW, so that a verdict waits for no tick.
+    pub alarm: Notify,
     webhooks: Mutex<BTreeMap<String, Arc<WebhookMeters>>>,
     /// Connections from clients, a counter pair a worker.
     pub connections: Box<[ConnectionMeters]>,
@@ -443,6 +429,7 @@ impl Registry {
             workers,
             unsplit: Arc::new(Series::new(workers)),
             rollouts: Mutex::default(),
+            alarm: Notify::new(),
             webhooks: Mutex::default(),
             connections: (0..workers).map(|_| ConnectionMeters::default()).collect(),
             log_dropped: None,

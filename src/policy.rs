@@ -11,6 +11,7 @@ pub mod drain;
 pub mod guard;
 pub mod latch;
 pub mod network;
+pub mod outcome;
 pub mod path;
 pub mod ramp;
 pub mod rollout;

@@ -16,6 +16,7 @@ use crate::metrics::{Registry, RolloutMeters, Seat, Series};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{OnMissing, Side, Split};
 use crate::policy::network::Network;
+use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
 use crate::policy::standing::{self, Standing};
@@ -132,6 +133,8 @@ pub struct Overlay {
     pub routes: BTreeMap<String, Standing>,
     /// Where requests wait, while they are held and until the last of them has gone on.
     pub queues: BTreeMap<Scope, Arc<Queue>>,
+    /// Which requests of a rollout its guard counts: see [`Guarded::epoch`].
+    pub epochs: BTreeMap<String, u64>,
 }
 
 /// A rollout as it is in force.
@@ -161,8 +164,21 @@ pub struct Rollout {
     pub expose_side: bool,
     /// The name as a header value.
     pub label: HeaderValue,
+    /// What its guard counts; `None` if there is none.
+    pub guard: Option<Guarded>,
     /// Its meters.
     pub meters: Arc<RolloutMeters>,
+}
+
+/// What a guard counts.
+#[derive(Clone, Debug)]
+pub struct Guarded {
+    /// A request counts while this is the epoch that is being [watched](crate::metrics::tally::Tallies::watch).
+    pub epoch: u64,
+    /// Which answers are failures.
+    pub failures: Arc<Failures>,
+    /// Whether it counts slow requests.
+    pub is_timed: bool,
 }
 
 impl Rollout {
@@ -261,7 +277,8 @@ impl Snapshot {
             let service = service(&Scope::Rollout(name.clone()), Some(&state.standing), overlay);
             let plan = written.plan(config.rollback);
             let backends = [places.backend(&written.old), places.backend(&written.new)];
-            rollout(name, written, backends, InForce { plan, state, service }, registry.rollout(name))
+            let epoch = overlay.epochs.get(name).copied().unwrap_or_default();
+            rollout(name, written, backends, InForce { plan, state, service, epoch }, registry.rollout(name))
         };
         let rollouts: Vec<Rollout> = config.rollouts.iter().map(put_in_force).collect();
         let max_header_size = config.limits.max_header_size;
@@ -366,6 +383,7 @@ struct InForce {
     plan: Plan,
     state: State,
     service: Service,
+    epoch: u64,
 }
 
 /// `backends` are those of `old` and `new` as written; whichever of blue and green is OLD now comes first.
@@ -376,7 +394,7 @@ fn rollout(
     in_force: InForce,
     meters: Arc<RolloutMeters>,
 ) -> Rollout {
-    let InForce { plan, state, service } = in_force;
+    let InForce { plan, state, service, epoch } = in_force;
     let [first, second] = backends;
     let green_is_old = state.have_changed_places(&plan);
     Rollout {
@@ -404,8 +422,13 @@ fn rollout(
         force: written.force.clone(),
         expose_side: written.expose_side,
         label: HeaderValue::from_str(name).expect("a checked name is letters, digits, '-' and '_'"),
+        guard: written.guard.as_ref().map(|guard| guarded(guard, epoch)),
         meters,
     }
+}
+
+fn guarded(written: &config::Guard, epoch: u64) -> Guarded {
+    Guarded { epoch, failures: Arc::clone(&written.failures), is_timed: written.latency.is_some() }
 }
 
 fn key_source(written: &config::KeySource) -> KeySource {

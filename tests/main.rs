@@ -23,4 +23,5 @@ mod reload;
 mod rollback;
 mod routing;
 mod support;
+mod verdicts;
 mod webhooks;

@@ -72,8 +72,8 @@ fn config(old: &Backend, new: &Backend, webhooks: &str) -> String {
 }
 
 /// A receiver that answers with these statuses, one after the other, and then with 200.
-fn receiver(statuses: &[u16]) -> Backend {
-    let left = Mutex::new(statuses.to_vec().into_iter());
+fn receiver(statuses: &'static [u16]) -> Backend {
+    let left = Mutex::new(statuses.iter());
     Backend::answering(move |_| match left.lock().unwrap().next() {
         Some(status) => format!("HTTP/1.1 {status} Said\r\ncontent-length: 0\r\n\r\n").into_bytes(),
         None => ok(&[], b""),

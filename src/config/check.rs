@@ -3,6 +3,7 @@
 
 mod admin;
 mod backends;
+mod guard;
 mod maintenance;
 mod rollouts;
 mod routes;

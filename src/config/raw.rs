@@ -1,6 +1,7 @@
 //! The configuration as it is written. These types read the file and make the schema, so their comments are what users
 //! read; what a value means, and whether it makes sense, is for `check` to say.
 
+mod guard;
 mod scalar;
 
 use std::collections::BTreeMap;
@@ -8,8 +9,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::guard::{Action, Failures, Guard, Latency, Statuses};
 pub(super) use self::scalar::{
-    Amount, Count, Duration, HeaderValue, Key, OneOrMany, Percent, Scalar, Size, StepHold, Workers,
+    Amount, Count, Duration, HeaderValue, Key, OneOrMany, Percent, Rate, Scalar, Size, SlowerThan, StepHold, Workers,
 };
 
 /// The configuration of tidegate, a progressive traffic router.
@@ -414,6 +416,8 @@ pub(super) struct Rollout {
     pub(super) force: Option<Force>,
     /// Whether clients are told their side in the response header `x-tidegate-side`.
     pub(super) expose_side: bool,
+    /// What takes NEW away by itself when it hurts users. It is there unless it says `enabled: false`.
+    pub(super) guard: Guard,
 }
 
 /// How people are moved.

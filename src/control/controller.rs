@@ -17,7 +17,8 @@ use super::clock::{Clock, Reading as Clocks};
 use super::files::{Reading, Reloaded};
 use super::flag::Flag;
 use super::gate;
-use super::in_force::{InForce, Told};
+use super::guards::Guards;
+use super::in_force::{InForce, Seen, Told};
 use super::journal::Journal;
 use super::journal::audit::{Draft, Who};
 use super::memory::Memory;
@@ -28,7 +29,7 @@ use crate::config::{Config, ConfigError};
 use crate::metrics::window;
 use crate::policy::actor::{Actor, Source};
 use crate::policy::decision::Side;
-use crate::policy::rollout::{Change, Command, Gate};
+use crate::policy::rollout::{Action, Change, Command, Gate, Verdict};
 use crate::proxy::worker::Errands;
 use crate::snapshot::{Endpoint, Snapshot};
 
@@ -61,6 +62,7 @@ pub struct Controller {
     events: mpsc::Sender<Event>,
     clock: Clock,
     pacer: Pacer,
+    guards: Guards,
     /// What NEW of each rollout had answered at the last tick.
     answered: HashMap<String, u64>,
     remembered_at: Instant,
@@ -87,15 +89,19 @@ impl Controller {
             events,
             clock: Clock::new(Clocks::now()),
             pacer: Pacer::default(),
+            guards: Guards::new(Instant::now()),
             answered: HashMap::new(),
             remembered_at: Instant::now(),
         };
+        this.guards.follow(&this.in_force); // the first snapshot, which is published already, has their epoch
+        this.guards.begin(&this.overview.registry);
         this.remember([started()].into_iter().chain(told).collect(), None);
         this
     }
 
     /// Runs until the last sender of events has gone.
     pub async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let registry = Arc::clone(&self.overview.registry);
         let mut tick = steady(TICK);
         let mut reading = steady(window::INTERVAL);
         let mut pace = steady(Pacer::EVERY);
@@ -106,9 +112,10 @@ impl Controller {
                     Some(event) => self.handle(event),
                     None => return,
                 },
+                () = registry.alarm.notified() => self.look_at_new(),
                 _ = pace.tick(), if self.pacer.is_busy() => self.let_go(),
                 _ = tick.tick() => self.tick(),
-                _ = reading.tick() => self.overview.take_reading(),
+                _ = reading.tick() => self.take_reading(),
             }
         }
     }
@@ -146,8 +153,11 @@ impl Controller {
     }
 
     fn publish(&mut self) {
+        let epochs = self.guards.follow(&self.in_force);
+        self.in_force.set_epochs(epochs);
         let snapshot = Arc::new(self.in_force.snapshot(&self.overview.registry));
         self.published.store(Arc::clone(&snapshot));
+        self.guards.begin(&self.overview.registry);
         self.overview.webhooks.follow(&snapshot.webhooks);
         self.show_progress(SystemTime::now());
     }
@@ -258,19 +268,63 @@ impl Controller {
         self.overview.reload.store(Arc::new(Reload { attempts, ..change(before) }));
     }
 
+    // -- the guards
+
+    /// Looks whether NEW hurts users, and acts if it does.
+    fn look_at_new(&mut self) {
+        let now = Instant::now();
+        if self.guards.has_stood_still(now) {
+            return self.trust_no_count("the process has stood still");
+        }
+        let verdicts = self.guards.look(now, &self.overview.registry);
+        for (name, verdict) in verdicts {
+            self.judge(&name, verdict);
+        }
+    }
+
+    fn judge(&mut self, name: &str, verdict: Verdict) {
+        self.overview.registry.rollout(name).trip(verdict.cause);
+        let told = self.in_force.judged(name, verdict, SystemTime::now());
+        if self.in_force.guard_action(name) == Some(Action::StepBack) {
+            self.guards.forget_one(name); // the step below is judged by what happens there
+        }
+        self.show_guards();
+        self.put_in_force(told, None);
+    }
+
+    /// What was counted so far says nothing any more.
+    fn trust_no_count(&mut self, why: &str) {
+        tracing::warn!("{why}: the guards begin anew, and requests from before count for nothing");
+        self.guards.forget(Instant::now());
+        self.publish();
+    }
+
+    fn show_guards(&self) {
+        self.overview.guards.store(Arc::new(self.guards.known(&self.overview.registry)));
+    }
+
+    fn take_reading(&self) {
+        self.overview.take_reading();
+        self.guards.time(&self.overview.registry, |name| self.overview.recent(name, Side::Old));
+    }
+
     // -- the clock
 
     fn tick(&mut self) {
+        self.look_at_new();
+        self.show_guards();
         let now = Clocks::now();
         let passed = self.clock.look(now);
         if let Some(seconds) = passed.jumped {
             tracing::warn!(seconds, "the wall clock jumped; deadlines wait until it has been steady for a minute");
+            self.trust_no_count("the wall clock jumped");
         }
-        let answered = self.count_answered();
+        let seen = self.see();
         // Only a ramp or a drain that goes on, which each tick moves, is remembered here.
         let is_due = self.remembered_at.elapsed() >= REMEMBER_EVERY;
         let before = is_due.then(|| self.in_force.memory());
-        let told = self.in_force.tick(passed, |name| answered.get(name).copied().unwrap_or(0), now.wall);
+        let nothing = Seen { requests: 0, judged: 0, healthy: true };
+        let told = self.in_force.tick(passed, |name| seen.get(name).copied().unwrap_or(nothing), now.wall);
         if !told.is_empty() {
             return self.put_in_force(told, None);
         }
@@ -280,16 +334,16 @@ impl Controller {
         }
     }
 
-    /// Requests that NEW of each rollout answered since the last call.
-    fn count_answered(&mut self) -> HashMap<String, u64> {
-        let count = |name: &String| self.overview.registry.rollout(name).side(Side::New).answered();
-        let totals: Vec<(String, u64)> =
-            self.in_force.config().rollouts.keys().map(|name| (name.clone(), count(name))).collect();
-        let since = |(name, total): (String, u64)| {
+    /// What was seen of each rollout since the last call.
+    fn see(&mut self) -> HashMap<String, Seen> {
+        let names: Vec<String> = self.in_force.config().rollouts.keys().cloned().collect();
+        let see = |name: String| {
+            let total = self.overview.registry.rollout(&name).side(Side::New).answered();
             let before = self.answered.insert(name.clone(), total).unwrap_or(0);
-            (name, total - before)
+            let (judged, healthy) = (self.guards.take_judged(&name), self.guards.is_healthy(&name));
+            (name, Seen { requests: total - before, judged, healthy })
         };
-        totals.into_iter().map(since).collect()
+        names.into_iter().map(see).collect()
     }
 
     // -- where requests wait

@@ -17,7 +17,7 @@ use crate::config::{Admin, Config};
 use crate::hold::Queue;
 use crate::metrics::Registry;
 use crate::policy::actor::{Actor, Source};
-use crate::policy::rollout::{self, Change, Command, Event, Moment, Refusal, State};
+use crate::policy::rollout::{self, Action, Change, Command, Event, Moment, Refusal, State, Verdict};
 use crate::policy::standing::Standing;
 use crate::snapshot::{Overlay, Scope, Snapshot};
 
@@ -28,6 +28,17 @@ pub struct Told {
     pub scope: String,
     /// What changed.
     pub change: Change,
+}
+
+/// What was seen of a rollout since the last tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Requests that NEW answered.
+    pub requests: u64,
+    /// Requests on NEW by which the guard could judge.
+    pub judged: u64,
+    /// Whether the guard has found nothing.
+    pub healthy: bool,
 }
 
 /// The config in force, and what is over it.
@@ -106,6 +117,11 @@ impl InForce {
         Snapshot::build(&self.config, self.revision, self.loaded_at, registry, &self.overlay)
     }
 
+    /// From the next snapshot on requests belong to these epochs, by rollout.
+    pub fn set_epochs(&mut self, epochs: BTreeMap<String, u64>) {
+        self.overlay.epochs = epochs;
+    }
+
     // -- files
 
     /// Takes another config. Tells what that changed, and which keys change only with a restart: those stay what they are,
@@ -178,10 +194,30 @@ impl InForce {
 
     // -- the clock
 
-    /// Time has passed. `answered` gives the requests that NEW of a rollout answered since the last tick.
-    pub fn tick(&mut self, passed: Passed, answered: impl Fn(&str) -> u64, now: SystemTime) -> Vec<Told> {
+    /// Time has passed. `seen` gives what was seen of a rollout since the last tick.
+    pub fn tick(&mut self, passed: Passed, seen: impl Fn(&str) -> Seen, now: SystemTime) -> Vec<Told> {
         let Passed { elapsed, is_steady: steady, .. } = passed;
-        self.everywhere(|name| Event::Tick { elapsed, requests: answered(name), steady }, now)
+        let tick = |name: &str| {
+            let Seen { requests, judged, healthy } = seen(name);
+            Event::Tick { elapsed, requests, judged, healthy, steady }
+        };
+        self.everywhere(tick, now)
+    }
+
+    /// What the guard of the rollout `name` does.
+    #[must_use]
+    pub fn guard_action(&self, name: &str) -> Option<Action> {
+        self.config.rollouts.get(name).and_then(|rollout| rollout.guard.as_ref()).map(|guard| guard.action)
+    }
+
+    /// The guard of the rollout `name` has come to a verdict.
+    pub fn judged(&mut self, name: &str, verdict: Verdict, now: SystemTime) -> Vec<Told> {
+        if !self.config.rollouts.contains_key(name) {
+            return Vec::new();
+        }
+        let (state, told) = self.step(name, Event::Judged(verdict), now).expect("only commands are refused");
+        self.overlay.rollouts.insert(name.to_owned(), state);
+        told
     }
 
     /// Whether the schedule of the rollout `name` says that nothing may be raised at `now`.
@@ -285,7 +321,7 @@ impl InForce {
     /// Makes a queue for every hold that has none. A queue whose hold has ended stays until nobody waits in it any more.
     fn renew_queues(&mut self) {
         let limits = &self.config.hold;
-        let Overlay { rollouts, everything, routes, queues } = &mut self.overlay;
+        let Overlay { rollouts, everything, routes, queues, .. } = &mut self.overlay;
         let holds = |scope: Scope, standing: &Standing| standing.hold.clone().map(|hold| (scope, hold));
         let wanted = holds(Scope::Everything, everything)
             .into_iter()

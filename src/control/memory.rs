@@ -163,6 +163,8 @@ struct PositionMemory {
     percent: u16,
     held_ms: Millis,
     requests: u64,
+    #[serde(default)]
+    judged: u64,
     paused: bool,
 }
 
@@ -173,6 +175,7 @@ impl PositionMemory {
             percent: position.percent.hundredths(),
             held_ms: whole(position.held),
             requests: position.requests,
+            judged: position.judged,
             paused: position.paused,
         }
     }
@@ -180,7 +183,8 @@ impl PositionMemory {
     fn recall(self) -> Result<Position, Unknown> {
         let held = Duration::from_millis(self.held_ms);
         let percent = percent(self.percent)?;
-        Ok(Position { step: self.step, percent, held, requests: self.requests, paused: self.paused })
+        let Self { step, requests, judged, paused, .. } = self;
+        Ok(Position { step, percent, held, requests, judged, paused })
     }
 }
 
@@ -407,6 +411,7 @@ mod tests {
                 percent: percent(500),
                 held: Duration::from_millis(61_500),
                 requests: 9,
+                judged: 8,
                 paused: true,
             },
             colors: Colors { old: Color::Green, active: Color::Blue, configured: Color::Green },

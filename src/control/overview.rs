@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, watch};
 
 use super::controller::Memories;
+use super::guards::Known;
 use super::journal::audit::Entry;
 use super::order::Desk;
 use super::webhooks::Webhooks;
@@ -31,6 +32,8 @@ pub struct Overview {
     pub reload: ArcSwap<Reload>,
     /// How far steps and drains have got, second by second.
     pub progress: ArcSwap<Progress>,
+    /// What the guards know, by rollout; second by second, and at each verdict.
+    pub guards: ArcSwap<BTreeMap<String, Known>>,
     /// What is remembered, and who changed what.
     pub journal: Memories,
     /// Where every change is announced.
@@ -119,6 +122,7 @@ impl Overview {
             registry,
             reload: ArcSwap::from_pointee(reload),
             progress: ArcSwap::default(),
+            guards: ArcSwap::default(),
             journal,
             changes: broadcast::channel(CHANGES_KEPT).0,
             desk,

@@ -190,6 +190,16 @@ pub fn road<S: Subject>(split: &Split, subject: &S) -> [(Reason, Option<Side>); 
     gates().map(|(reason, gate)| (reason, gate(split, subject)))
 }
 
+/// The user's bucket: the key's, or the one that stands in for it. `None` if nothing tells this user from others.
+#[must_use]
+pub fn bucket_of<S: Subject>(split: &Split, subject: &S) -> Option<Bucket> {
+    match (subject.key(), split.on_missing) {
+        (Some(key), _) => Some(Bucket::of_key(key, split.hash, || subject.digest(key))),
+        (None, OnMissing::Random | OnMissing::Cookie) => Some(subject.stand_in()),
+        (None, OnMissing::Old | OnMissing::New) => None,
+    }
+}
+
 fn rollback<S: Subject>(split: &Split, _: &S) -> Option<Side> {
     split.rollback.then_some(Side::Old)
 }

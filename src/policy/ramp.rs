@@ -42,6 +42,8 @@ pub struct Position {
     pub held: Duration,
     /// Requests that NEW answered in it so far.
     pub requests: u64,
+    /// Requests on NEW in it by which the guard could judge.
+    pub judged: u64,
     /// Somebody paused the ramp.
     pub paused: bool,
 }
@@ -68,20 +70,22 @@ impl Position {
 
     /// Adds what happened since the last tick.
     #[must_use]
-    pub fn held_for(self, elapsed: Duration, requests: u64) -> Self {
+    pub fn held_for(self, elapsed: Duration, requests: u64, judged: u64) -> Self {
         let seen = if elapsed > LONGEST_TICK { Duration::ZERO } else { elapsed };
         let held = self.held.saturating_add(seen);
-        Self { held, requests: self.requests.saturating_add(requests), ..self }
+        let (requests, judged) = (self.requests.saturating_add(requests), self.judged.saturating_add(judged));
+        Self { held, requests, judged, ..self }
     }
 
-    /// What this step still waits for; `None` if it is over.
+    /// What this step still waits for; `None` if it is over. `evidence` is how many requests the guard has to have seen.
     #[must_use]
-    pub fn waits_for(&self, steps: &[Step]) -> Option<Waiting> {
+    pub fn waits_for(&self, steps: &[Step], evidence: u64) -> Option<Waiting> {
         let step = steps.get(self.step)?;
         let StepHold::For(hold) = step.hold else { return Some(Waiting::Promotion) };
         let time = hold.saturating_sub(self.held);
         let requests = step.min_requests.saturating_sub(self.requests);
-        (!time.is_zero() || requests > 0).then_some(Waiting::Experience { time, requests })
+        let evidence = evidence.saturating_sub(self.judged);
+        (!time.is_zero() || requests > 0 || evidence > 0).then_some(Waiting::Experience { time, requests, evidence })
     }
 
     /// Whether there is a step after this one.
@@ -102,6 +106,8 @@ pub enum Waiting {
         time: Duration,
         /// How many more.
         requests: u64,
+        /// How many more of which the guard can judge.
+        evidence: u64,
     },
 }
 
@@ -120,18 +126,29 @@ mod tests {
         let steps = steps(&[1, 5]);
         let mut position = Position::at(&steps, 0);
         for _ in 0..599 {
-            position = position.held_for(Duration::from_secs(1), 0);
+            position = position.held_for(Duration::from_secs(1), 0, 0);
         }
-        let waiting = |time, requests| Some(Waiting::Experience { time: Duration::from_secs(time), requests });
-        assert_eq!(position.waits_for(&steps), waiting(1, 500));
-        position = position.held_for(Duration::from_secs(1), 499);
-        assert_eq!(position.waits_for(&steps), waiting(0, 1));
-        assert_eq!(position.held_for(Duration::ZERO, 1).waits_for(&steps), None);
+        let waiting =
+            |time, requests| Some(Waiting::Experience { time: Duration::from_secs(time), requests, evidence: 0 });
+        assert_eq!(position.waits_for(&steps, 0), waiting(1, 500));
+        position = position.held_for(Duration::from_secs(1), 499, 0);
+        assert_eq!(position.waits_for(&steps, 0), waiting(0, 1));
+        assert_eq!(position.held_for(Duration::ZERO, 1, 0).waits_for(&steps, 0), None);
+    }
+
+    #[test]
+    fn a_step_waits_until_the_guard_could_have_seen_something() {
+        let steps = steps(&[1, 5]);
+        let position = Position::at(&steps, 0).held_for(Duration::from_secs(1), 900, 700);
+        let position = Position { held: Duration::from_secs(600), ..position };
+        let waiting = Waiting::Experience { time: Duration::ZERO, requests: 0, evidence: 300 };
+        assert_eq!(position.waits_for(&steps, 1_000), Some(waiting));
+        assert_eq!(position.waits_for(&steps, 700), None);
     }
 
     #[test]
     fn a_pause_of_the_process_is_no_experience() {
-        let position = Position::at(&steps(&[1]), 0).held_for(Duration::from_secs(86_400), 0);
+        let position = Position::at(&steps(&[1]), 0).held_for(Duration::from_secs(86_400), 0, 0);
         assert_eq!(position.held, Duration::ZERO);
     }
 

@@ -8,6 +8,7 @@ mod color;
 mod command;
 mod refusal;
 mod step;
+mod verdict;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use self::color::{Color, Colors};
 pub use self::command::{Command, Gate};
 pub use self::refusal::Refusal;
 pub use self::step::{Change, Event, Moment, Transition, step};
+pub use self::verdict::{Action, Cause, Guard, Verdict};
 use super::actor::Actor;
 use super::bucket::Percent;
 use super::decision::Side;
@@ -54,6 +56,16 @@ pub struct Plan {
     pub acknowledge: Vec<String>,
     /// When it may be raised, and by when it has to be done.
     pub schedule: Schedule,
+    /// What the guard does; `None` if there is none.
+    pub guard: Option<Guard>,
+}
+
+impl Plan {
+    /// Requests on NEW that the guard has to have seen in a step before the next one; 0 without a guard.
+    #[must_use]
+    pub fn evidence(&self) -> u64 {
+        self.guard.map_or(0, |guard| guard.evidence)
+    }
 }
 
 /// A percent that somebody put over the configured one.

@@ -220,6 +220,9 @@ impl Body for ResponseBody {
             Poll::Ready(Some(Ok(frame))) => {
                 watch.stop_waiting_for(Wait::Stream);
                 watch.passed_on(frame.data_ref().map_or(0, Bytes::len));
+                if let Some(trailers) = frame.trailers_ref() {
+                    this.report.look_at_trailers(trailers);
+                }
                 if incoming.is_end_stream() {
                     this.complete();
                 }

@@ -13,9 +13,12 @@ use super::body::{Progress, RequestBody, Upload};
 use super::subject::client_behind;
 use super::watch::{Running, Watch};
 use super::worker::{Pool, View, Worker};
+use crate::metrics::tally::Mark;
 use crate::metrics::{Class, Failure, RolloutMeters, Shard, Why};
-use crate::policy::decision::{Decision, Side};
-use crate::snapshot::Snapshot;
+use crate::policy::bucket::Bucket;
+use crate::policy::decision::{Decision, Reason, Side};
+use crate::policy::outcome::Outcome;
+use crate::snapshot::{Guarded, Rollout, Snapshot};
 use crate::upstream::Connection;
 
 /// One client's connection, as its requests see it.
@@ -63,6 +66,10 @@ pub(super) struct Report {
     why: Why,
     class: Cell<Class>,
     ended: Cell<Option<Instant>>,
+    /// What the guard is told, if a rollout decided.
+    bucket: Option<Bucket>,
+    failure: Cell<Option<Failure>>,
+    head_at: Cell<Option<Instant>>,
     entry: Option<Box<Entry>>,
 }
 
@@ -77,6 +84,9 @@ impl Report {
             why: Why::Refused,
             class: Cell::new(Class::Aborted),
             ended: Cell::new(None),
+            bucket: None,
+            failure: Cell::new(None),
+            head_at: Cell::new(None),
             entry: None,
         }
     }
@@ -125,8 +135,10 @@ impl Report {
         self.shard().begin();
     }
 
-    /// A rollout (an index into the snapshot's) has decided: from here on the request counts there.
-    pub(super) fn decided(&mut self, rollout: usize, decision: Decision) {
+    /// A rollout (an index into the snapshot's) has decided: from here on the request counts there. `bucket` is the user's, if
+    /// anything tells this user from others.
+    pub(super) fn decided(&mut self, rollout: usize, decision: Decision, bucket: Option<Bucket>) {
+        self.bucket = bucket;
         self.meter = Meter::Rollout(rollout, decision.side);
         self.why = Why::Decided(decision.reason);
         self.shard().begin();
@@ -149,8 +161,38 @@ impl Report {
 
     /// The backend failed this request.
     pub(super) fn failed(&self, failure: Failure) {
-        self.shard().fail(failure);
+        self.found_bad(failure);
         self.class.set(Class::Error);
+    }
+
+    /// There is an answer, and it is a failure.
+    pub(super) fn found_bad(&self, failure: Failure) {
+        self.shard().fail(failure);
+        self.failure.set(Some(failure));
+    }
+
+    /// The guard of the rollout that decided, if it has one.
+    pub(super) fn guard(&self) -> Option<&Guarded> {
+        match self.meter {
+            Meter::Rollout(rollout, _) => self.view.snapshot.rollouts[rollout].guard.as_ref(),
+            Meter::Unsplit | Meter::TurnedAway(_) => None,
+        }
+    }
+
+    /// The end of the answer is here. gRPC says there how it went.
+    pub(super) fn look_at_trailers(&self, trailers: &HeaderMap) {
+        let Some(guard) = self.guard() else { return };
+        let status = trailers.get("grpc-status").map(HeaderValue::as_bytes);
+        if self.failure.get().is_none() && status.is_some_and(|status| guard.failures.is_grpc_failure(status)) {
+            self.found_bad(Failure::Grpc);
+        }
+    }
+
+    /// The head of the answer is here.
+    pub(super) fn head_came(&self) {
+        if self.guard().is_some_and(|guard| guard.is_timed) {
+            self.head_at.set(Some(Instant::now()));
+        }
     }
 
     /// Unless something else happens, the request will have ended like this.
@@ -182,16 +224,61 @@ impl Report {
         if let Meter::Rollout(rollout, side) = self.meter {
             let rollout = &self.view.snapshot.rollouts[rollout];
             rollout.meters.seat(rollout.seat(side), self.client.worker.index()).rise();
+            self.tell_the_guard(rollout, side, now);
         }
-        let class = self.outcome();
+        let class = self.class();
         self.shard().end(self.why, class, elapsed);
         if let (Some(entry), Some(log)) = (self.entry.take(), self.client.worker.access_log()) {
             log.write(&entry, self.why, class, elapsed);
         }
     }
 
-    /// Who is cut off has not gone away.
-    fn outcome(&self) -> Class {
+    /// Testers chose their side themselves, and what began in another epoch says nothing any more: neither counts.
+    fn tell_the_guard(&self, rollout: &Rollout, side: Side, now: Instant) {
+        let Some(guard) = &rollout.guard else { return };
+        let tallies = rollout.meters.tallies();
+        if guard.epoch != tallies.epoch() || self.why == Why::Decided(Reason::Force) {
+            return;
+        }
+        let tally = tallies.of(self.client.worker.index(), side);
+        let outcome = self.outcome();
+        let took = self.head_at.get().unwrap_or(now).saturating_duration_since(self.started);
+        let slow = tallies.slow_above().filter(|_| guard.is_timed).map(|bound| took > bound);
+        let is_slow = slow == Some(true);
+        match outcome {
+            Outcome::Success => tally.failures().good(),
+            Outcome::Failure(_) => tally.failures().bad(self.mark()),
+            Outcome::ClientGone | Outcome::Ours => {}
+        }
+        match (outcome, slow) {
+            (Outcome::Ours, _) | (_, None) => {}
+            (_, Some(true)) => tally.slow().bad(self.mark()), // also who lost patience after that time
+            (Outcome::ClientGone, Some(false)) => {}
+            (_, Some(false)) => tally.slow().good(),
+        }
+        if side == Side::New && (is_slow || matches!(outcome, Outcome::Failure(_))) {
+            self.client.worker.alarm();
+        }
+    }
+
+    /// What the request says about its side.
+    fn outcome(&self) -> Outcome {
+        match self.failure.get() {
+            Some(failure) => failure.outcome(),
+            None if self.ended.get().is_some() => Outcome::Success, // all of a backend's answer came, and got through
+            None if self.client.watch.is_cut_off() => Outcome::Ours,
+            None => Outcome::ClientGone,
+        }
+    }
+
+    /// Whose request it was. Of those whom nothing tells apart each counts as somebody else.
+    fn mark(&self) -> Mark {
+        let bucket = self.bucket.unwrap_or_else(|| Bucket::of_digest(fastrand::u64(..)));
+        Mark { bucket, is_shielded: false }
+    }
+
+    /// How the request is counted. Who is cut off has not gone away.
+    fn class(&self) -> Class {
         match self.class.get() {
             Class::Aborted if self.client.watch.is_cut_off() => Class::Error,
             class => class,

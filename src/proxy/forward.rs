@@ -28,7 +28,7 @@ use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn};
 use super::watch::Wait;
 use super::worker::{Pool, View};
 use crate::metrics::{Class, Failure, Why};
-use crate::policy::decision::{Decision, decide};
+use crate::policy::decision::{Decision, Side, bucket_of, decide};
 use crate::snapshot::{Destination, KeySource, Rollout, Snapshot};
 use crate::upstream::{ConnectError, Connection, connect};
 
@@ -84,6 +84,7 @@ async fn forward(
     headers::frame_request(&mut parts.headers, body.size_hint().exact(), survey.content_length, upload.is_some());
     let request = Request::from_parts(parts, body);
     let (response, link) = send(report, &view, way.backend, request, upload).await?;
+    look_at_head(report, &response);
     Ok(rewrite_response(response, link, asked, way, report)?)
 }
 
@@ -181,7 +182,8 @@ fn through_rollout(report: &mut Report, snapshot: &Snapshot, head: Head<'_>, at:
         Refusal::of_request(StatusCode::BAD_REQUEST, detail)
     })?;
     let decision = decide(&rollout.split, &subject);
-    report.decided(at, decision);
+    let bucket = if decision.side == Side::New { bucket_of(&rollout.split, &subject) } else { None };
+    report.decided(at, decision, bucket);
     let new_id = match subject.into_stand_in() {
         StandIn::Anonymous { id, is_new: true } => Some(id),
         _ => None,
@@ -388,7 +390,9 @@ fn blame(report: &Report, failure: Failure) -> Refusal {
         Failure::ResponseTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
         }
-        Failure::Malformed => (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend's answer is not HTTP."),
+        Failure::Malformed | Failure::Status | Failure::Grpc | Failure::Reported => {
+            (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend's answer is not HTTP.")
+        }
         Failure::Truncated => {
             (StatusCode::BAD_GATEWAY, "http_response_incomplete", "The backend's answer is incomplete.")
         }
@@ -397,6 +401,16 @@ fn blame(report: &Report, failure: Failure) -> Refusal {
         }
     };
     Refusal::of_backend(status, error, detail)
+}
+
+/// Whether the answer is a failure shows in its head, if the service knows by then.
+fn look_at_head(report: &Report, response: &Response<Incoming>) {
+    let Some(guard) = report.guard() else { return };
+    report.head_came();
+    let header = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
+    if let Some(failure) = guard.failures.find(response.status().as_u16(), header) {
+        report.found_bad(failure);
+    }
 }
 
 // -- what the client sees

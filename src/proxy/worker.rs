@@ -278,6 +278,11 @@ impl Worker {
         self.shared.access_log.as_ref()
     }
 
+    /// Wakes the guards: something was bad on NEW.
+    pub(super) fn alarm(&self) {
+        self.shared.registry.alarm.notify_one();
+    }
+
     /// What is in force now.
     pub(super) fn view(&self) -> Rc<View> {
         let mut latest = self.latest.borrow_mut();

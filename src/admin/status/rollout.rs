@@ -18,7 +18,7 @@ use crate::policy::decision::Side;
 use crate::policy::drain::Drain;
 use crate::policy::latch::{Door, Latch};
 use crate::policy::ramp::{Step, StepHold, Waiting};
-use crate::policy::rollout::{Color, Colors, State, Strategy};
+use crate::policy::rollout::{Color, Colors, Plan, State, Strategy};
 use crate::snapshot::{Rollout, Snapshot};
 
 /// How far back the last minute goes, in seconds.
@@ -51,7 +51,7 @@ pub fn of_rollout(overview: &Overview, snapshot: &Snapshot, rollout: &Rollout, n
             active: state.is_rolled_back(),
             latches: state.latches.iter().map(|latch| latch_status(overview, &rollout.name, latch)).collect(),
         },
-        steps: steps(&plan.strategy, &state_now, frozen, deadline.as_deref()),
+        steps: steps(plan, &state_now, frozen, deadline.as_deref()),
         blue_green: blue_green(&plan.strategy, state.colors),
         deadline,
         maintenance: standing::maintenance(&rollout.service),
@@ -85,8 +85,9 @@ fn blue_green(strategy: &Strategy, colors: Colors) -> Option<BlueGreenStatus> {
 
 // -- the ramp
 
-fn steps(strategy: &Strategy, state: &State, frozen: bool, deadline: Option<&str>) -> Option<StepsStatus> {
-    let Strategy::Steps(steps) = strategy else { return None };
+fn steps(plan: &Plan, state: &State, frozen: bool, deadline: Option<&str>) -> Option<StepsStatus> {
+    let Strategy::Steps(steps) = &plan.strategy else { return None };
+    let evidence = plan.evidence();
     let position = &state.position;
     let step = steps.get(position.step)?;
     let hold = match step.hold {
@@ -104,18 +105,18 @@ fn steps(strategy: &Strategy, state: &State, frozen: bool, deadline: Option<&str
         paused: position.paused,
         frozen,
         next: steps.get(position.step + 1).map(|next| next.percent.as_f64()),
-        waits_for: waits_for(state, steps, frozen),
+        waits_for: waits_for(state, steps, evidence, frozen),
         deadline: deadline.map(str::to_owned),
     })
 }
 
 /// What speaks against the next step, the weightiest first: the same that stops the state machine.
-fn waits_for(state: &State, steps: &[Step], frozen: bool) -> Option<String> {
+fn waits_for(state: &State, steps: &[Step], evidence: u64, frozen: bool) -> Option<String> {
     let position = &state.position;
     if !position.has_next(steps) {
         return None;
     }
-    let words = match position.waits_for(steps) {
+    let words = match position.waits_for(steps, evidence) {
         _ if state.is_rolled_back() => "the rollback to be lifted".to_owned(),
         _ if state.overridden.is_some() => {
             "the percent that was set by hand to be taken away, or a promotion".to_owned()
@@ -124,20 +125,24 @@ fn waits_for(state: &State, steps: &[Step], frozen: bool) -> Option<String> {
         _ if state.standing.maintenance.is_some() => "the end of the maintenance".to_owned(),
         _ if position.paused => "somebody to let the paused steps go on".to_owned(),
         Some(Waiting::Promotion) => "somebody to promote it".to_owned(),
-        Some(Waiting::Experience { time, requests }) => experience(time, requests),
+        Some(Waiting::Experience { time, requests, evidence }) => experience(time, requests, evidence),
         None if frozen => "the schedule to allow it".to_owned(),
         None => return None,
     };
     Some(words)
 }
 
-fn experience(time: Duration, requests: u64) -> String {
+/// What a step waits for by itself. Both amounts are of requests on NEW; the larger one covers the other.
+fn experience(time: Duration, requests: u64, evidence: u64) -> String {
     let time = Duration::from_secs(time.as_secs() + u64::from(time.subsec_nanos() > 0));
-    let requests_on_new = |n: u64| format!("{n} more {} on new", if n == 1 { "request" } else { "requests" });
-    match (time.is_zero(), requests) {
+    let more = requests.max(evidence);
+    let plural = if more == 1 { "request" } else { "requests" };
+    let purpose = if evidence > requests { ", so that the guard could have seen trouble" } else { "" };
+    let requests_on_new = format!("{more} more {plural} on new{purpose}");
+    match (time.is_zero(), more) {
         (false, 0) => format!("{} more", spelled(time)),
-        (true, requests) => requests_on_new(requests),
-        (false, requests) => format!("{} more, and {}", spelled(time), requests_on_new(requests)),
+        (true, _) => requests_on_new,
+        (false, _) => format!("{} more, and {requests_on_new}", spelled(time)),
     }
 }
 

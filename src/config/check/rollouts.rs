@@ -56,7 +56,9 @@ impl Checker<'_> {
         };
         let rules = self.rules(&place.key("rules"), &raw.rules);
         let force = self.force(&place.key("force"), raw.force.as_ref());
+        let guard = self.guard(&place.key("guard"), raw);
         let (old, new, strategy) = policy?;
+        let guard = guard?;
         Some(Rollout {
             old,
             new,
@@ -71,6 +73,7 @@ impl Checker<'_> {
             rules: rules.into(),
             force: force?,
             expose_side: raw.expose_side,
+            guard,
         })
     }
 

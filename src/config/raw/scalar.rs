@@ -100,6 +100,13 @@ scalars! {
         "description": "A whole number above zero, or auto.",
         "anyOf": [{"type": "integer", "minimum": 1, "maximum": 1024}, {"const": "auto"}]
     };
+    /// A number, such as `100000000` or `1e8`.
+    Rate, {"description": "A number, such as 100000000 or 1e8.", "type": ["number", "string"], "minimum": 100};
+    /// A duration, or `old_p99`.
+    SlowerThan, {
+        "description": "A whole number and its unit, such as 800ms, or old_p99.",
+        "anyOf": [{"type": "string", "pattern": "^[0-9]+(ms|s|m|h)$"}, {"const": "old_p99"}]
+    };
     /// A key as it arrives in a request: a text or a whole number.
     Key, {
         "description": "A key as it arrives in a request: a text or a whole number.",
@@ -116,6 +123,18 @@ impl Duration {
 impl Size {
     pub(super) fn new(text: &str) -> Self {
         Self(Scalar::Text(text.to_owned()))
+    }
+}
+
+impl Percent {
+    pub(super) fn new(text: &str) -> Self {
+        Self(Scalar::Text(text.to_owned()))
+    }
+}
+
+impl Rate {
+    pub(super) fn new(number: f64) -> Self {
+        Self(Scalar::Float(number))
     }
 }
 

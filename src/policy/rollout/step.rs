@@ -3,6 +3,7 @@
 mod clock;
 mod drain;
 mod files;
+mod guard;
 mod latches;
 mod percent;
 mod standing;
@@ -10,7 +11,7 @@ mod switch;
 
 use std::time::{Duration, SystemTime};
 
-use super::{Command, Plan, Refusal, State};
+use super::{Command, Plan, Refusal, State, Verdict};
 use crate::policy::actor::Actor;
 use crate::policy::latch::Door;
 
@@ -29,9 +30,15 @@ pub enum Event {
         elapsed: Duration,
         /// Requests that NEW answered since then.
         requests: u64,
+        /// Requests on NEW since then that the guard has judged by.
+        judged: u64,
+        /// Whether the guard has found nothing.
+        healthy: bool,
         /// Whether the wall clock has moved like the other one of late. If not, no deadline is acted on.
         steady: bool,
     },
+    /// The guard has found that NEW hurts users.
+    Judged(Verdict),
     /// Somebody asks for something.
     Asked {
         /// What.
@@ -88,7 +95,12 @@ pub fn step(name: &str, plan: &Plan, state: &State, event: Event, moment: Moment
         Event::Configured => machine.configured(),
         Event::Flagged(covered) => machine.flagged(covered),
         Event::StateLost(why) => machine.state_lost(&why),
-        Event::Tick { elapsed, requests, steady } => machine.ticked(elapsed, requests, steady),
+        Event::Tick { elapsed, requests, judged, healthy, steady } => {
+            machine.drained_for(elapsed);
+            machine.climb(elapsed, requests, judged);
+            machine.meet_the_deadline(steady, healthy);
+        }
+        Event::Judged(verdict) => machine.judged(&verdict),
         Event::Asked { command, by, reason } => machine.asked(command, &by, &reason)?,
     }
     let Machine { mut state, changes, .. } = machine;

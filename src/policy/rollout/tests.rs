@@ -27,7 +27,16 @@ fn alice() -> Actor {
 }
 
 fn plan(strategy: Strategy) -> Plan {
-    Plan { strategy, rollback_all: None, rollback: None, acknowledge: vec![], schedule: Schedule::default() }
+    let schedule = Schedule::default();
+    Plan { strategy, rollback_all: None, rollback: None, acknowledge: vec![], schedule, guard: None }
+}
+
+fn guarded(action: Action, plan: Plan) -> Plan {
+    Plan { guard: Some(Guard { action, evidence: 0 }), ..plan }
+}
+
+fn verdict() -> Event {
+    Event::Judged(Verdict { cause: Cause::Failures, reason: "new failed 5 of 5 requests".into() })
 }
 
 fn at_percent(whole: u16) -> Plan {
@@ -80,7 +89,14 @@ impl Story {
     fn waits(&mut self, seconds: u64, requests: u64) {
         for _ in 0..seconds {
             self.second += 1;
-            self.happens(Event::Tick { elapsed: Duration::from_secs(1), requests, steady: true }).unwrap();
+            self.happens(Event::Tick {
+                elapsed: Duration::from_secs(1),
+                requests,
+                judged: requests,
+                healthy: true,
+                steady: true,
+            })
+            .unwrap();
         }
     }
 
@@ -328,7 +344,7 @@ fn a_deadline_is_not_acted_on_while_the_clock_jumps() {
     let schedule = Schedule { deadline: Some(at(5)), ..Schedule::default() };
     let mut story = Story::of(Plan { schedule, ..at_percent(50) });
     story.second = 1_000_000;
-    let tick = |steady| Event::Tick { elapsed: Duration::from_secs(1), requests: 0, steady };
+    let tick = |steady| Event::Tick { elapsed: Duration::from_secs(1), requests: 0, judged: 0, healthy: true, steady };
     story.happens(tick(false)).unwrap();
     assert_eq!(story.effective(), 50);
     story.happens(tick(true)).unwrap();
@@ -432,10 +448,13 @@ fn plans() -> impl Generate<Value = Plan> {
     let written = || prop_oneof![Just(None), Just(Some(false)), Just(Some(true))];
     let ids = proptest::collection::vec((1u32..6).prop_map(|n| format!("{NAME}-{n}")), 0..3);
     let deadline = proptest::option::of((0u64..40).prop_map(at));
-    (strategies, written(), written(), ids, deadline).prop_map(
-        |(strategy, rollback_all, rollback, acknowledge, deadline)| {
+    let actions = [Action::Rollback, Action::StepBack, Action::HoldStep, Action::Notify];
+    let guard = proptest::option::of((proptest::sample::select(actions.to_vec()), 0u64..20));
+    (strategies, written(), written(), ids, deadline, guard).prop_map(
+        |(strategy, rollback_all, rollback, acknowledge, deadline, guard)| {
             let schedule = Schedule { deadline, ..Schedule::default() };
-            Plan { strategy, rollback_all, rollback, acknowledge, schedule }
+            let guard = guard.map(|(action, evidence)| Guard { action, evidence });
+            Plan { strategy, rollback_all, rollback, acknowledge, schedule, guard }
         },
     )
 }
@@ -452,8 +471,9 @@ fn happenings() -> impl Generate<Value = Happening> {
         3 => commands().prop_map(|command| Happening::Event(Event::Asked { command, by: alice(), reason: String::new() })),
         1 => plans().prop_map(Happening::Configured),
         1 => any::<bool>().prop_map(|covered| Happening::Event(Event::Flagged(covered))),
+        1 => Just(Happening::Event(verdict())),
         1 => (0u64..9, 0u64..9, any::<bool>()).prop_map(|(elapsed, requests, steady)| {
-            Happening::Event(Event::Tick { elapsed: Duration::from_secs(elapsed), requests, steady })
+            Happening::Event(Event::Tick { elapsed: Duration::from_secs(elapsed), requests, judged: requests, healthy: true, steady })
         }),
         1 => any::<bool>().prop_map(Happening::Frozen),
     ]
@@ -539,11 +559,67 @@ proptest! {
                 prop_assert!(before.latches.iter().all(|latch| state.latches.contains(latch)));
                 prop_assert!(!story.frozen || shown <= before.effective(now));
             }
+            // A verdict raises nobody, and unless it is only to be told or held, somebody leaves NEW if anybody is there.
+            if let (Event::Judged(_), Some(guard)) = (&event, now.guard) {
+                let was = before.effective(now);
+                let acts = matches!(guard.action, Action::Rollback | Action::StepBack);
+                let follows = if acts { shown < was || was == Percent::ZERO } else { shown == was };
+                prop_assert!(follows, "{was} -> {shown} by {guard:?}");
+            }
             // The side that is being emptied gets nobody.
             if let (Some(side), false) = (state.drained(), state.is_rolled_back()) {
                 prop_assert_ne!(decide(&split(state, now), &User(digest, Some(side))).side, side);
             }
         }
+    }
+}
+
+// -- the guard
+
+#[test]
+fn a_verdict_does_what_the_config_says() {
+    for (action, effective, latched, paused, what) in [
+        (Action::Rollback, 0, true, false, "rollback"),
+        (Action::StepBack, 1, false, true, "step_back"),
+        (Action::HoldStep, 5, false, true, "pause"),
+        (Action::Notify, 5, false, false, "guard"),
+    ] {
+        let mut story = Story::of(guarded(action, ramp(&[1, 5, 20])));
+        story.asks(PROMOTE).unwrap();
+        story.happens(verdict()).unwrap();
+        assert_eq!((story.effective(), story.state.is_rolled_back()), (effective, latched), "{action:?}");
+        assert_eq!(story.state.position.paused, paused, "{action:?}");
+        let told = story.changes.last().unwrap();
+        assert_eq!((told.what, told.by.source), (what, Source::Guard), "{action:?}");
+        assert_eq!(told.reason, "new failed 5 of 5 requests");
+    }
+}
+
+#[test]
+fn below_the_first_step_there_is_only_a_rollback() {
+    let mut story = Story::of(guarded(Action::StepBack, ramp(&[1, 5])));
+    story.happens(verdict()).unwrap();
+    assert!(story.state.is_rolled_back());
+}
+
+#[test]
+fn a_step_back_would_take_nobody_away_while_old_is_emptied_so_it_is_a_rollback() {
+    let mut story = Story::of(guarded(Action::StepBack, ramp(&[1, 5])));
+    story.asks(PROMOTE).unwrap();
+    story.asks(Command::Drain { side: Some(Side::Old), cut_in: None }).unwrap();
+    story.happens(verdict()).unwrap();
+    assert_eq!((story.effective(), story.state.is_rolled_back()), (0, true));
+}
+
+#[test]
+fn at_the_deadline_everybody_on_new_is_not_enough() {
+    let deadline = Schedule { deadline: Some(at(60)), ..Schedule::default() };
+    for (healthy, latched) in [(true, false), (false, true)] {
+        let mut story = Story::of(Plan { schedule: deadline.clone(), ..at_percent(100) });
+        story.second = 60;
+        let elapsed = Duration::from_secs(1);
+        story.happens(Event::Tick { elapsed, requests: 1, judged: 1, healthy, steady: true }).unwrap();
+        assert_eq!(story.state.is_rolled_back(), latched, "healthy: {healthy}");
     }
 }
 
@@ -605,7 +681,9 @@ fn a_step_that_is_come_back_to_over_another_strategy_begins_anew() {
 fn a_pause_of_the_process_cuts_nobody_off() {
     let mut story = Story::of(at_percent(50));
     story.asks(Command::Drain { side: Some(Side::New), cut_in: Some(Duration::from_secs(60)) }).unwrap();
-    story.happens(Event::Tick { elapsed: Duration::from_secs(600), requests: 0, steady: true }).unwrap();
+    story
+        .happens(Event::Tick { elapsed: Duration::from_secs(600), requests: 0, judged: 0, healthy: true, steady: true })
+        .unwrap();
     assert!(!story.state.drain.as_ref().unwrap().cuts());
 }
 

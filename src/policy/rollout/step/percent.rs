@@ -65,6 +65,7 @@ impl Machine<'_> {
             machine.state.latches.clear();
             machine.state.position.held = Duration::ZERO; // what NEW did before it was taken away is no experience
             machine.state.position.requests = 0;
+            machine.state.position.judged = 0;
             if let Some(percent) = percent {
                 machine.put_over(percent, by, reason);
             }
