@@ -4,7 +4,8 @@
 //! [`in_force`], publishes by one store, remembers by the [`journal`], and then announces. [`files`] looks at the config and
 //! the `ROLLBACK` file ([`flag`]) when [`watcher`] or a person says so, and knows by [`settle`] when a file may still be
 //! half-written; [`order`] is how people ask for something; [`gate`] looks at the target of a switch, [`pacer`] ends a hold
-//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW.
+//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW. [`webhooks`] tell others what has changed, by way of
+//! [`outbound`].
 
 pub mod announce;
 pub mod clock;
@@ -17,7 +18,9 @@ pub mod in_force;
 pub mod journal;
 pub mod memory;
 pub mod order;
+pub mod outbound;
 pub mod overview;
 pub mod pacer;
 pub mod settle;
 pub mod watcher;
+pub mod webhooks;

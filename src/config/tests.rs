@@ -5,6 +5,7 @@ mod forms;
 mod guests;
 mod hostile;
 mod moves;
+mod webhooks;
 
 use std::path::Path;
 
