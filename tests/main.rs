@@ -24,3 +24,4 @@ mod reload;
 mod rollback;
 mod routing;
 mod support;
+mod verdicts;

@@ -22,6 +22,7 @@ use crate::control::guards::Known;
 use crate::control::journal::Durability;
 use crate::control::overview::Overview;
 use crate::metrics::{self, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, process};
+use crate::policy::guard::Test;
 
 /// What the answers are made of.
 #[derive(Debug)]
@@ -113,7 +114,8 @@ fn exposition(sources: &Sources) -> String {
 
 /// How far the evidence of each sense has come, by what it has to be worse than.
 fn evidence(known: &Known) -> Vec<(&'static str, &'static str, f64)> {
-    let senses = [("failures", Some(&known.failures)), ("latency", known.latency.as_ref())];
+    let latency = known.latency.as_ref().map(Test::account);
+    let senses = [("failures", Some(known.failures.account())), ("latency", latency)];
     let parts =
         senses.into_iter().filter_map(|(sense, account)| Some((sense, account?))).flat_map(|(sense, account)| {
             let tolerated = status::share(account.absolute, account.absolute_needed);

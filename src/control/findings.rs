@@ -62,7 +62,7 @@ mod tests {
         let limits = Limits { tolerance: 0.01, one_false_trip_in: 1e8, min_distinct: 3 };
         let verdict = Verdict { cause: Cause::Failures, reason: String::new() };
         Known {
-            failures: Test::new(&limits).account(),
+            failures: Test::new(&limits),
             latency: None,
             slow_above: None,
             users_hurt: 0,

@@ -45,7 +45,7 @@ pub(super) fn guard_status(overview: &Overview, rollout: &Rollout) -> GuardStatu
         reason: told.reason(),
         since: told.since(),
         undo: told.undo(overview, &rollout.name, state),
-        failures: known.map(|known| sense(&known.failures)),
+        failures: known.map(|known| sense(&known.failures.account())),
         latency: known.and_then(latency),
         users_hurt: known.map(|known| known.users_hurt),
         max_users_hurt: known.and_then(|known| known.max_users_hurt),
@@ -104,7 +104,7 @@ impl Told<'_> {
 
 fn latency(known: &Known) -> Option<LatencySense> {
     let slow_above_ms = known.slow_above.map(|bound: Duration| rounded(bound.as_secs_f64() * 1e3, 3));
-    known.latency.as_ref().map(|account| LatencySense { slow_above_ms, sense: sense(account) })
+    known.latency.as_ref().map(|slow| LatencySense { slow_above_ms, sense: sense(&slow.account()) })
 }
 
 fn sense(account: &Account) -> Sense {
