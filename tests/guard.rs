@@ -265,10 +265,13 @@ fn testers_refusals_and_clients_that_go_away_count_for_nothing() {
         let headers = headers.each_ref().map(|(name, value)| (*name, value.as_str()));
         assert_eq!(scene.client.get("/500", &headers).status, 500);
     }
-    for user in 0..5 {
-        let line = format!("GET /never HTTP/1.1\r\nhost: service\r\nx-user-id: {user}\r\n\r\n");
-        scene.tidegate.client().send(line); // and it hangs up
+    let mut impatient: Vec<Client> = (0..5).map(|_| scene.tidegate.client()).collect();
+    for (user, client) in impatient.iter_mut().enumerate() {
+        client.send(format!("GET /never HTTP/1.1\r\nhost: service\r\nx-user-id: {user}\r\n\r\n"));
     }
+    let waits = |request: &Request| request.target == "/never";
+    eventually("they wait", || scene.new.requests().into_iter().filter(waits).count() == 5);
+    drop(impatient);
     let aborted = "tidegate_requests_total{rollout=\"default\",side=\"new\",reason=\"bucket\",code_class=\"aborted\"}";
     eventually("the clients have gone", || scene.tidegate.metric(aborted) == 5.0);
     for user in 0..5 {
