@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use super::announce::{Announcer, Answer};
 use super::clock::{Clock, Reading as Clocks};
 use super::files::{Reading, Reloaded};
+use super::findings::{Finding, Findings, keep_what_stands};
 use super::flag::Flag;
 use super::gate;
 use super::guards::Guards;
@@ -65,6 +66,8 @@ pub struct Controller {
     clock: Clock,
     pacer: Pacer,
     guards: Guards,
+    /// What they have found and still stands.
+    findings: Findings,
     /// When the guards looked last.
     looked_at: Instant,
     /// What NEW of each rollout had answered at the last tick.
@@ -94,12 +97,14 @@ impl Controller {
             clock: Clock::new(Clocks::now()),
             pacer: Pacer::default(),
             guards: Guards::new(Instant::now()),
+            findings: Findings::new(),
             looked_at: Instant::now(),
             answered: HashMap::new(),
             remembered_at: Instant::now(),
         };
         this.guards.follow(&this.in_force); // the first snapshot, which is published already, has their epoch
         this.guards.begin(&this.overview.registry);
+        this.show_guards();
         this.remember([started()].into_iter().chain(told).collect(), None);
         this
     }
@@ -164,6 +169,7 @@ impl Controller {
         self.published.store(Arc::clone(&snapshot));
         self.guards.begin(&self.overview.registry);
         self.overview.webhooks.follow(&snapshot.webhooks);
+        self.show_guards();
         self.show_progress(SystemTime::now());
     }
 
@@ -289,13 +295,23 @@ impl Controller {
     }
 
     fn judge(&mut self, name: &str, verdict: Verdict) {
+        let now = SystemTime::now();
         self.overview.registry.rollout(name).trip(verdict.cause);
-        let told = self.in_force.judged(name, verdict, SystemTime::now());
+        self.note_finding(name, verdict.clone(), now);
+        let told = self.in_force.judged(name, verdict, now);
         if self.in_force.guard_action(name) == Some(Action::StepBack) {
             self.guards.forget_one(name); // the step below is judged by what happens there
         }
         self.put_in_force(told, None);
         self.show_guards();
+    }
+
+    /// Before anything follows from it: the numbers are those of this moment.
+    fn note_finding(&mut self, name: &str, verdict: Verdict, at: SystemTime) {
+        let numbers = self.guards.known(&self.overview.registry).remove(name);
+        if let (Some(action), Some(numbers)) = (self.in_force.guard_action(name), numbers) {
+            self.findings.insert(name.to_owned(), Finding { at, verdict, action, numbers });
+        }
     }
 
     /// What was counted so far says nothing any more.
@@ -305,8 +321,11 @@ impl Controller {
         self.publish();
     }
 
-    fn show_guards(&self) {
-        self.overview.guards.store(Arc::new(self.guards.known(&self.overview.registry)));
+    fn show_guards(&mut self) {
+        let known = self.guards.known(&self.overview.registry);
+        keep_what_stands(&mut self.findings, self.in_force.states(), &known);
+        self.overview.findings.store(Arc::new(self.findings.clone()));
+        self.overview.guards.store(Arc::new(known));
     }
 
     fn take_reading(&self) {
