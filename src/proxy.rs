@@ -17,6 +17,7 @@ mod inspect;
 mod notice;
 mod respond;
 pub mod route;
+mod send;
 pub mod subject;
 mod watch;
 pub mod worker;
