@@ -84,9 +84,10 @@ fn failed(report: &Report, failure: Failure) -> Trouble {
     Trouble::Backend(failure)
 }
 
-/// A connection to the backend: a kept one, or a new one to the first endpoint that takes it.
+/// A connection to the backend: a kept one, or a new one to the first endpoint that takes it. If one endpoint could not be
+/// tried for want of our own means, that there is no connection is not the backend's fault.
 async fn obtain(attempt: Attempt<'_>) -> Result<(Box<Connection<RequestBody>>, Rc<Pool>), Failure> {
-    let mut failure = Failure::Connect;
+    let (mut failure, mut is_ours) = (Failure::Connect, false);
     for pool in attempt.view.pools(attempt.backend) {
         if let Some(kept) = poll_fn(|cx| Poll::Ready(pool.take(cx, attempt.begun))).await {
             return Ok((kept, Rc::clone(pool)));
@@ -95,9 +96,10 @@ async fn obtain(attempt: Attempt<'_>) -> Result<(Box<Connection<RequestBody>>, R
             Ok(connection) => return Ok((connection, Rc::clone(pool))),
             Err(ConnectError::Timeout) => failure = Failure::ConnectTimeout,
             Err(ConnectError::Io(_) | ConnectError::Setup(_)) => failure = Failure::Connect,
+            Err(ConnectError::OwnLimit(_)) => is_ours = true,
         }
     }
-    Err(failure)
+    Err(if is_ours { Failure::OwnLimit } else { failure })
 }
 
 /// Sends the request and waits for the head of the answer, driving the connection meanwhile.
@@ -213,6 +215,9 @@ fn of_backend(failure: Failure) -> Refusal {
         }
         Failure::Reset | Failure::Stale => {
             (StatusCode::BAD_GATEWAY, "connection_terminated", "The backend closed the connection.")
+        }
+        Failure::OwnLimit => {
+            (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached", "No more connections can be opened.")
         }
     };
     Refusal::of_backend(status, error, detail)
