@@ -81,6 +81,7 @@ pub fn render(scrape: &Scrape<'_>) -> String {
     let series = Labelled::all(scrape.registry);
     requests(&mut families, scrape, &series);
     traffic(&mut families, &series);
+    shields(&mut families, scrape.registry);
     rollouts(&mut families, &scrape.rollouts);
     clients(&mut families, scrape.registry);
     config(&mut families, scrape.config);
@@ -184,6 +185,16 @@ fn failures(labelled: &Labelled) -> Vec<Metric> {
     let count = |failure| (failure, labelled.series().failures(failure));
     let metric = |(failure, count): (Failure, u64)| counter(&[rollout, side, ("cause", failure.as_str())], count);
     Failure::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).map(metric).collect()
+}
+
+fn shields(families: &mut Families, registry: &Registry) {
+    let shielded = |(name, meters): &(String, Arc<RolloutMeters>)| counter(&[("rollout", name)], meters.shielded());
+    families.add(
+        "tidegate_shielded_requests_total",
+        "Requests that the new side failed and the old side answered in its place.",
+        MetricType::COUNTER,
+        registry.rollouts().iter().map(shielded).collect(),
+    );
 }
 
 fn rollouts(families: &mut Families, live: &[RolloutGauges<'_>]) {
@@ -472,6 +483,15 @@ mod tests {
         }
         let zeros = told(&registry).iter().filter(|line| line.contains("side=\"\",reason=\"bucket\"")).count();
         assert_eq!(zeros, 0);
+    }
+
+    #[test]
+    fn shielded_requests_are_counted_over_all_workers() {
+        let registry = Registry::new(2);
+        let meters = registry.rollout("ledger");
+        assert_told(&registry, "tidegate_shielded_requests_total{rollout=\"ledger\"} 0");
+        [0, 1, 1].iter().for_each(|worker| meters.shield(*worker).shielded());
+        assert_told(&registry, "tidegate_shielded_requests_total{rollout=\"ledger\"} 3");
     }
 
     #[test]
