@@ -18,6 +18,7 @@ mod notice;
 mod respond;
 pub mod route;
 mod send;
+mod shield;
 pub mod subject;
 mod watch;
 pub mod worker;

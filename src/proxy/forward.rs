@@ -19,7 +19,8 @@ use super::inspect::inspect;
 use super::notice::Notice;
 use super::respond::Refusal;
 use super::route;
-use super::send::{Answer, Attempt, send};
+use super::send::{Answer, Attempt, has_failed, send};
+use super::shield::Shield;
 use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn};
 use crate::metrics::{Class, Why};
 use crate::policy::decision::{Decision, Side, bucket_of, decide};
@@ -71,14 +72,19 @@ async fn forward(
     let view = Rc::clone(&report.view);
     let snapshot = &*view.snapshot;
     let way = find_way(report, snapshot, &parts)?;
-    let asked = Asked { trailers: survey.te && wants_trailers(&parts.headers), upgrade: survey.upgrade };
-    rewrite_request(&mut parts, survey, &way, report);
+    let asked = Asked::in_head(&parts, survey);
+    rewrite_request(&mut parts, survey, asked, &way, report);
     let (body, upload) = RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body);
     headers::frame_request(&mut parts.headers, body.size_hint().exact(), survey.content_length, upload.is_some());
-    let request = Request::from_parts(parts, body);
+    let mut request = Request::from_parts(parts, body);
+    let shield = way.decided.and_then(|decided| Shield::raise(report, decided, asked, &mut request, upload.as_ref()));
     let attempt = Attempt { view: &view, backend: way.backend, begun: report.started() };
-    let answer = send(report, attempt, request, upload).await.map_err(Refusal::from)?;
-    Ok(rewrite_response(answer, asked, way, report))
+    let tried = send(report, attempt, request, upload).await;
+    let tried = match shield {
+        Some(shield) if has_failed(&tried) => Box::pin(shield.answer_instead(tried, report)).await,
+        _ => tried,
+    };
+    Ok(rewrite_response(tried.map_err(Refusal::from)?, asked, way, report))
 }
 
 /// Why tidegate answers itself.
@@ -122,11 +128,25 @@ fn note_for_the_log(report: &mut Report, request: &Request<Incoming>) {
     }
 }
 
-/// What the client's own side of the connection asked for, and what therefore holds for the answer.
+/// What the client asked for that does not go on to the backend.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+pub(super) struct Asked {
+    /// It would have trailers.
     trailers: bool,
-    upgrade: bool,
+    /// It would speak another protocol.
+    pub(super) upgrade: bool,
+    /// It named a host.
+    pub(super) host: bool,
+}
+
+impl Asked {
+    fn in_head(parts: &Parts, survey: Survey) -> Self {
+        Self {
+            trailers: survey.te && wants_trailers(&parts.headers),
+            upgrade: survey.upgrade,
+            host: survey.hosts > 0 || parts.uri.authority().is_some(),
+        }
+    }
 }
 
 fn wants_trailers(headers: &HeaderMap) -> bool {
@@ -190,20 +210,19 @@ const HTTP: HeaderValue = HeaderValue::from_static("http");
 /// Host, three `x-forwarded-*`, three `x-tidegate-*`, the id: room for all of them at once.
 const ADDED_HEADERS: usize = 8;
 
-fn rewrite_request(parts: &mut Parts, survey: Survey, way: &Way, report: &Report) {
+fn rewrite_request(parts: &mut Parts, survey: Survey, asked: Asked, way: &Way, report: &Report) {
     let snapshot = &report.view.snapshot;
     let peer = report.client.ip;
     let trusted = snapshot.trusted_proxies.iter().any(|network| network.contains(peer));
     let rollout = way.decided.map(|(at, decision)| (&snapshot.rollouts[at], decision));
     parts.version = Version::HTTP_11;
     parts.headers.reserve(ADDED_HEADERS);
-    let names_a_host = survey.hosts > 0 || parts.uri.authority().is_some();
-    set_target_and_host(parts, survey, || host_of(snapshot, way.backend));
+    set_target_and_host(parts, survey, || snapshot.backends[way.backend].host());
     headers::strip_request(&mut parts.headers, survey, trusted);
     if let Some((rollout, _)) = rollout {
         deciding_headers(rollout).for_each(|name| headers::strip_aliases_of(&mut parts.headers, name));
     }
-    let asked_host = if names_a_host { parts.headers.get(HOST).cloned() } else { None };
+    let asked_host = if asked.host { parts.headers.get(HOST).cloned() } else { None };
     add_forwarded(&mut parts.headers, &report.client.forwarded_for, asked_host, trusted);
     if !survey.request_id {
         let id = hex_id(fastrand::u128(..));
@@ -227,12 +246,6 @@ fn set_target_and_host(parts: &mut Parts, survey: Survey, backend_host: impl FnO
     } else if survey.hosts == 0 {
         parts.headers.insert(HOST, backend_host());
     }
-}
-
-fn host_of(snapshot: &Snapshot, backend: usize) -> HeaderValue {
-    let address = &snapshot.backends[backend].endpoints[0].address;
-    let host = format!("{}:{}", address.host, address.port);
-    HeaderValue::from_str(&host).expect("a checked endpoint has a host of visible ASCII")
 }
 
 fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<HeaderValue>, trusted: bool) {
@@ -264,7 +277,7 @@ fn hex_id(number: u128) -> String {
 // -- what the client sees
 
 fn rewrite_response(answer: Answer, asked: Asked, way: Way, report: &Report) -> (Response<Incoming>, Link) {
-    let Answer { mut response, mut link, survey } = answer;
+    let Answer { mut response, mut link, survey, .. } = answer;
     let headers = response.headers_mut();
     headers::strip_response(headers, survey, asked.trailers);
     let is_early = !link.is_uploaded();
@@ -274,10 +287,11 @@ fn rewrite_response(answer: Answer, asked: Asked, way: Way, report: &Report) -> 
     if asked.upgrade || is_early {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some((at, decision)) = way.decided
+    if let Some((at, _)) = way.decided
         && report.view.snapshot.rollouts[at].expose_side
+        && let Some(side) = report.answering()
     {
-        headers.insert(headers::SIDE, HeaderValue::from_static(decision.side.as_str()));
+        headers.insert(headers::SIDE, HeaderValue::from_static(side.as_str()));
     }
     if let Some(id) = way.new_id {
         headers.append(SET_COOKIE, anonymous_cookie(&id));

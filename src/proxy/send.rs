@@ -36,7 +36,12 @@ pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
     pub(super) link: Link,
     pub(super) survey: ResponseSurvey,
+    /// It tells of a failure.
+    pub(super) is_failure: bool,
 }
+
+/// What came of a try.
+pub(super) type Tried = Result<Answer, Trouble>;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -49,6 +54,15 @@ pub(super) enum Trouble {
     Backend(Failure),
 }
 
+/// Whether the backend failed the request, with an answer or without one.
+pub(super) fn has_failed(tried: &Tried) -> bool {
+    match tried {
+        Ok(answer) => answer.is_failure,
+        Err(Trouble::Unsent(..) | Trouble::Backend(_)) => true,
+        Err(Trouble::Client(_)) => false,
+    }
+}
+
 /// Sends the request over a kept connection or a new one. It goes over another only if nothing of it was sent. What the
 /// backend does wrong is reported.
 pub(super) async fn send(
@@ -56,7 +70,7 @@ pub(super) async fn send(
     attempt: Attempt<'_>,
     mut request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
-) -> Result<Answer, Trouble> {
+) -> Tried {
     loop {
         let (connection, pool) = match obtain(attempt).await {
             Ok(obtained) => obtained,
@@ -153,7 +167,7 @@ fn diagnose(attempt: Attempt<'_>, link: &Link, error: &hyper::Error) -> Trouble 
 }
 
 /// Takes an answer in, if it can be passed on.
-fn receive(report: &Report, mut response: Response<Incoming>, mut link: Link) -> Result<Answer, Trouble> {
+fn receive(report: &Report, mut response: Response<Incoming>, mut link: Link) -> Tried {
     let survey = headers::survey_response(response.headers());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(failed(report, Failure::Malformed)); // nobody asked for it
@@ -166,18 +180,17 @@ fn receive(report: &Report, mut response: Response<Incoming>, mut link: Link) ->
         Some(Coding::Chunked) => {}
         Some(Coding::Repeated | Coding::Other) => return Err(failed(report, Failure::Malformed)),
     }
-    look_at_head(report, &response);
-    Ok(Answer { response, link, survey })
+    let is_failure = look_at_head(report, &response);
+    Ok(Answer { response, link, survey, is_failure })
 }
 
 /// Whether the answer is a failure shows in its head, if the service knows by then.
-fn look_at_head(report: &Report, response: &Response<Incoming>) {
-    let Some(guard) = report.guard() else { return };
+fn look_at_head(report: &Report, response: &Response<Incoming>) -> bool {
+    let Some(failures) = report.failures() else { return false };
     report.head_came();
     let header = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
-    if let Some(failure) = guard.failures.find(response.status().as_u16(), header) {
-        report.found_bad(failure);
-    }
+    let found = failures.find(response.status().as_u16(), header);
+    found.inspect(|failure| report.found_bad(*failure)).is_some()
 }
 
 /// What the client is told in place of an answer.
