@@ -22,5 +22,6 @@ mod process;
 mod reload;
 mod rollback;
 mod routing;
+mod shield;
 mod support;
 mod verdicts;

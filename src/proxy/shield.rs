@@ -17,7 +17,7 @@ use super::closed::would_serve;
 use super::exchange::Report;
 use super::forward::Asked;
 use super::headers;
-use super::send::{Attempt, Tried, Trouble, has_failed, send};
+use super::send::{Attempt, Tried, Trouble, send};
 use super::subject::Head;
 use crate::metrics::Class;
 use crate::policy::decision::{Decision, Side};
@@ -86,7 +86,7 @@ impl Shield {
         let (mut request, upload) = self.once_more(tried);
         address_to_old(request.headers_mut(), host);
         let tried = send(report, Attempt { view: &view, backend, begun }, request, upload).await;
-        report.fell_back(!has_failed(&tried));
+        report.fell_back(tried.as_ref().is_ok_and(|answer| !answer.is_failure));
         tried
     }
 
