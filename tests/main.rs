@@ -23,6 +23,7 @@ mod process;
 mod reload;
 mod rollback;
 mod routing;
+mod shield;
 mod support;
 mod verdicts;
 mod webhooks;

@@ -93,6 +93,7 @@ pub fn render(scrape: &Scrape<'_>) -> String {
     let series = Labelled::all(scrape.registry);
     requests(&mut families, scrape, &series);
     traffic(&mut families, &series);
+    shields(&mut families, scrape.registry);
     rollouts(&mut families, &scrape.rollouts);
     guards(&mut families, scrape);
     clients(&mut families, scrape.registry);
@@ -198,6 +199,16 @@ fn failures(labelled: &Labelled) -> Vec<Metric> {
     let count = |failure| (failure, labelled.series().failures(failure));
     let metric = |(failure, count): (Failure, u64)| counter(&[rollout, side, ("cause", failure.as_str())], count);
     Failure::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).map(metric).collect()
+}
+
+fn shields(families: &mut Families, registry: &Registry) {
+    let shielded = |(name, meters): &(String, Arc<RolloutMeters>)| counter(&[("rollout", name)], meters.shielded());
+    families.add(
+        "tidegate_shielded_requests_total",
+        "Requests that the new side failed and the old side answered in its place.",
+        MetricType::COUNTER,
+        registry.rollouts().iter().map(shielded).collect(),
+    );
 }
 
 fn rollouts(families: &mut Families, live: &[RolloutGauges<'_>]) {
@@ -566,6 +577,15 @@ mod tests {
             &registry,
             "tidegate_guard_evidence{rollout=\"ledger\",sense=\"failures\",part=\"tolerated\"} 0.25",
         );
+    }
+
+    #[test]
+    fn shielded_requests_are_counted_over_all_workers() {
+        let registry = Registry::new(2);
+        let meters = registry.rollout("ledger");
+        assert_told(&registry, "tidegate_shielded_requests_total{rollout=\"ledger\"} 0");
+        [0, 1, 1].iter().for_each(|worker| meters.shield(*worker).shielded());
+        assert_told(&registry, "tidegate_shielded_requests_total{rollout=\"ledger\"} 3");
     }
 
     #[test]
