@@ -4,7 +4,7 @@
 //! [`in_force`], publishes by one store, remembers by the [`journal`], and then announces. [`files`] looks at the config and
 //! the `ROLLBACK` file ([`flag`]) when [`watcher`] or a person says so, and knows by [`settle`] when a file may still be
 //! half-written; [`order`] is how people ask for something; [`gate`] looks at the target of a switch, [`pacer`] ends a hold
-//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW.
+//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW. [`outbound`] asks others over HTTP.
 
 pub mod announce;
 pub mod clock;
@@ -17,6 +17,7 @@ pub mod in_force;
 pub mod journal;
 pub mod memory;
 pub mod order;
+pub mod outbound;
 pub mod overview;
 pub mod pacer;
 pub mod settle;
