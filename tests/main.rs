@@ -23,3 +23,4 @@ mod reload;
 mod rollback;
 mod routing;
 mod support;
+mod verdicts;

@@ -1,0 +1,130 @@
+//! Is NEW worse than OLD at the same time?
+//!
+//! A test of two proportions, request by request (Turner, Ly & Grünwald 2024, "Generic E-variables for exact sequential
+//! k-sample tests that allow for optional stopping"). The next counted request is NEW's with probability π, its share of
+//! the requests of that moment. A component bets that bad requests have the share n on NEW and o on OLD, against
+//! m = π n + (1-π) o on both: a bad request of NEW multiplies it by n/m, a bad one of OLD by o/m; a good one by
+//! (1-n)/(1-m) or (1-o)/(1-m). If both sides fail alike, with whatever common share θ and however it moves, the expectation
+//! of the factor is θ (π n + (1-π) o)/m + (1-θ) (π (1-n) + (1-π) (1-o))/(1-m) = 1; if NEW is better, it is less. So an
+//! outage of both sides says nothing, however bad it is, and looking after every request costs nothing.
+//!
+//! π is only estimated. Between two bounds of it the higher one is put into the factors of bad requests and the lower one
+//! into those of good requests: each is then at most what it would be with the true π.
+
+use std::time::Duration;
+
+use super::absolute::{COMPONENTS, geometric};
+use super::share::Bounds;
+use super::{Counted, Limits, float, log_mean_exp};
+
+/// How long OLD's past counts, as a time constant in seconds.
+const MEMORY: f64 = 60.0;
+
+/// OLD is taken to have had this many requests before, with half of the tolerated share bad.
+const PRIOR: f64 = 20.0;
+
+/// The highest share bad on OLD that is reckoned with: times [`RATIO`] it is still below 1.
+const OLD_MOST: f64 = 0.65;
+
+/// NEW is at least this many times as bad as OLD in every bet, so that a small error in π is no evidence.
+const RATIO: f64 = 1.5;
+
+/// The highest excess that is bet on.
+const HIGHEST: f64 = 0.95;
+
+/// A component may exceed what can be needed by this factor, and no further.
+const SPARE: f64 = 100.0;
+
+/// What is looked at.
+pub(super) struct Seen {
+    /// Of NEW, what was admitted.
+    pub(super) new: Counted,
+    /// Of OLD, everything. It is not capped by bucket as NEW's is: that would hide what one heavy user suffers on OLD, and
+    /// an outage of both sides would look like NEW's fault.
+    pub(super) old: Counted,
+    /// Of NEW in the requests.
+    pub(super) share: Bounds,
+    /// Since the last look.
+    pub(super) elapsed: Duration,
+}
+
+/// The evidence that NEW is worse than OLD.
+#[derive(Clone, Debug)]
+pub(super) struct Relative {
+    /// By how much NEW's share bad exceeds OLD's, as a part of what is left to 1.
+    excess: [f64; COMPONENTS],
+    /// The components' logarithms, as in [`super::absolute`].
+    logs: [f64; COMPONENTS],
+    most: f64,
+    /// Requests on OLD in the window before the current batch, and the bad ones among them.
+    old: f64,
+    old_bad: f64,
+    tolerance: f64,
+}
+
+impl Relative {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let tolerance = limits.tolerance;
+        let highest = HIGHEST.max(f64::midpoint(tolerance, 1.0));
+        let most = limits.one_false_trip_in.max(super::RELATIVE_NEEDED) * SPARE * float(COMPONENTS as u64);
+        Self {
+            excess: geometric(tolerance, highest),
+            logs: [0.0; COMPONENTS],
+            most: most.ln(),
+            old: 0.0,
+            old_bad: 0.0,
+            tolerance,
+        }
+    }
+
+    pub(super) fn look(&mut self, seen: &Seen) {
+        let old = self.old_share();
+        for (log, excess) in self.logs.iter_mut().zip(self.excess) {
+            let bet = Bet::against(old, excess);
+            *log = (log.max(0.0) + bet.gain(seen)).min(self.most);
+        }
+        self.remember(seen.old, seen.elapsed);
+    }
+
+    /// The logarithm of the e-value.
+    pub(super) fn evidence(&self) -> f64 {
+        log_mean_exp(&self.logs)
+    }
+
+    /// OLD's share bad as far as it is known before the current batch: what is put into a bet must not know its outcome.
+    fn old_share(&self) -> f64 {
+        let share = (self.old_bad + PRIOR * self.tolerance / 2.0) / (self.old + PRIOR);
+        share.clamp(self.tolerance / 100.0, OLD_MOST)
+    }
+
+    fn remember(&mut self, old: Counted, elapsed: Duration) {
+        let kept = (-elapsed.as_secs_f64() / MEMORY).exp();
+        self.old = self.old * kept + float(old.requests);
+        self.old_bad = self.old_bad * kept + float(old.bad);
+    }
+}
+
+/// One component's bet: a share bad on each side.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bet {
+    pub(super) new: f64,
+    pub(super) old: f64,
+}
+
+impl Bet {
+    /// That NEW exceeds `old`, at most [`OLD_MOST`], by `excess` of what is left to 1.
+    pub(super) fn against(old: f64, excess: f64) -> Self {
+        Self { new: (old + (1.0 - old) * excess).max(RATIO * old), old }
+    }
+
+    /// The logarithm of what a batch multiplies it by.
+    pub(super) fn gain(self, seen: &Seen) -> f64 {
+        let both = |share: f64| share * self.new + (1.0 - share) * self.old;
+        let bad = both(seen.share.high);
+        let good = 1.0 - both(seen.share.low);
+        float(seen.new.bad) * (self.new / bad).ln()
+            + float(seen.new.good()) * ((1.0 - self.new) / good).ln()
+            + float(seen.old.bad) * (self.old / bad).ln()
+            + float(seen.old.good()) * ((1.0 - self.old) / good).ln()
+    }
+}

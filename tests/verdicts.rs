@@ -1,0 +1,194 @@
+//! What the guard decides under traffic: who is taken away, after how many requests, and who is not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::backend::{Request, ok};
+use crate::support::process::Process;
+use crate::support::proxy::split;
+use crate::support::{Backend, Client, Tidegate, eventually};
+
+const FAILED: &[u8] = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 6\r\n\r\nfailed";
+
+/// A backend that fails as it is told.
+struct Moody {
+    backend: Backend,
+    /// One of so many requests fails; none at 0.
+    one_in: Arc<AtomicU64>,
+}
+
+impl Moody {
+    fn failing_one_in(n: u64) -> Self {
+        let one_in = Arc::new(AtomicU64::new(n));
+        let (told, asked) = (Arc::clone(&one_in), AtomicU64::new(0));
+        let backend = Backend::answering(move |_| match told.load(SeqCst) {
+            0 => ok(&[], b"fine"),
+            n if asked.fetch_add(1, SeqCst) % n == n - 1 => FAILED.to_vec(),
+            _ => ok(&[], b"fine"),
+        });
+        Self { backend, one_in }
+    }
+
+    fn fails_one_in(&self, n: u64) {
+        self.one_in.store(n, SeqCst);
+    }
+}
+
+fn latches(admin: &str) -> Vec<Value> {
+    let address = admin.trim_start_matches("http://").parse().unwrap();
+    let asked = "GET /api/v1/rollouts/default HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    let status = Client::connect(address).send(asked).answer().json();
+    status["rollback"]["latches"].as_array().unwrap().clone()
+}
+
+/// Users one after the other ask until `is_enough`, or so many times. Gives how often they did.
+fn users_ask(client: &mut Client, most: u64, mut is_enough: impl FnMut() -> bool) -> u64 {
+    for asked in 0..most {
+        if asked % 16 == 0 && is_enough() {
+            return asked;
+        }
+        client.get_as(asked * 37 % 10_000);
+    }
+    most
+}
+
+#[test]
+fn five_percent_against_half_a_percent_is_taken_away() {
+    let (old, new) = (Moody::failing_one_in(200), Moody::failing_one_in(20));
+    let tidegate = Tidegate::start(&split(&old.backend, &new.backend, "50", ""));
+    let asked = users_ask(&mut tidegate.client(), 20_000, || !latches(&tidegate.admin).is_empty());
+    let latches = latches(&tidegate.admin);
+    let reason = latches[0]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("new failed "), "{reason}");
+    assert!(reason.contains("1 % is tolerated"), "{reason}");
+    assert!(asked < 5_000, "it took {asked} requests, half of them on new: {reason}");
+    assert_eq!((&latches[0]["source"], &latches[0]["by"]), (&json!("guard"), &json!("guard")));
+}
+
+#[test]
+fn an_outage_on_both_sides_blames_nobody() {
+    let (old, new) = (Moody::failing_one_in(3), Moody::failing_one_in(3));
+    let tidegate = Tidegate::start(&split(&old.backend, &new.backend, "10", ""));
+    let mut client = tidegate.client();
+    users_ask(&mut client, 5_000, || false);
+    assert_eq!(latches(&tidegate.admin), Vec::<Value>::new());
+    old.fails_one_in(0);
+    users_ask(&mut client, 20_000, || !latches(&tidegate.admin).is_empty());
+    assert_eq!(latches(&tidegate.admin).len(), 1, "the guard was awake: once old is well, new is to blame");
+}
+
+#[test]
+fn one_user_who_hammers_a_broken_call_rolls_nobody_back() {
+    let is_broken = |request: &Request| request.header("x-user-id") == Some("4200");
+    let new = Backend::answering(move |request| if is_broken(request) { FAILED.to_vec() } else { ok(&[], b"fine") });
+    let tidegate = Tidegate::start(&split(&Backend::named("old"), &new, "50", ""));
+    let mut client = tidegate.client();
+    for asked in 0..3_000 {
+        client.get_as(if asked % 2 == 0 { 4_200 } else { asked * 37 % 10_000 });
+    }
+    assert_eq!(
+        tidegate
+            .metric("tidegate_requests_total{rollout=\"default\",side=\"new\",reason=\"bucket\",code_class=\"5xx\"}"),
+        1_500.0
+    );
+    assert_eq!(latches(&tidegate.admin), Vec::<Value>::new());
+}
+
+#[test]
+fn users_whom_nothing_tells_apart_are_different_users() {
+    let blue = Backend::named("blue");
+    let green = Backend::saying(FAILED);
+    let tidegate = Tidegate::start(&format!(
+        "rollout: {{ strategy: blue_green, blue: '{}', green: '{}', active: blue }}\n",
+        blue.url(),
+        green.url()
+    ));
+    let address = tidegate.admin.trim_start_matches("http://").parse().unwrap();
+    let switched = Client::connect(address).order("POST", "/api/v1/rollouts/default/switch", &json!({}));
+    assert_eq!(switched.status, 200, "{}", switched.text());
+    let mut client = tidegate.client();
+    for _ in 0..4 {
+        assert_eq!(client.get("/", &[]).status, 500);
+    }
+    eventually("everybody is back on blue", || client.get("/", &[]).text() == "blue");
+}
+
+#[test]
+fn what_began_on_another_backend_does_not_count() {
+    let is_asked = Arc::new(AtomicUsize::new(0));
+    let asked = Arc::clone(&is_asked);
+    // It takes requests and breaks all connections together, once twelve wait.
+    let broken = Backend::scripted(move |connection| {
+        connection.read_request();
+        asked.fetch_add(1, SeqCst);
+        eventually("everybody waits", || asked.load(SeqCst) >= 100);
+    });
+    let (old, mended) = (Backend::named("old"), Backend::named("new"));
+    let config = |new: &Backend| split(&old, new, "100", "");
+    let tidegate = Tidegate::start(&config(&broken));
+    let address = tidegate.address;
+    let waiting: Vec<_> =
+        (0..12).map(|user| thread::spawn(move || Client::connect(address).get_as(user).status)).collect();
+    eventually("all are at the broken backend", || is_asked.load(SeqCst) == 12);
+    let reloads = || tidegate.metric("tidegate_config_reloads_total");
+    let before = reloads();
+    tidegate.edit(&config(&mended));
+    eventually("new is another backend", || reloads() > before);
+    is_asked.store(100, SeqCst);
+    assert!(waiting.into_iter().all(|answer| answer.join().unwrap() == 502));
+    assert_eq!(tidegate.client().get_as(50).text(), "new");
+    assert_eq!(latches(&tidegate.admin), Vec::<Value>::new());
+}
+
+/// At 100 % nobody answers on OLD who could speak for NEW.
+#[test]
+fn a_process_that_stood_still_blames_nobody_for_what_ran_out_of_time_meanwhile() {
+    let answers = Arc::new(AtomicUsize::new(0));
+    let told = Arc::clone(&answers);
+    let new = Backend::answering(move |_| {
+        eventually("it may answer", || told.load(SeqCst) > 0);
+        ok(&[], b"new")
+    });
+    let old = Backend::named("old");
+    let process = Process::start(&format!(
+        "workers: 2\nstate_dir: state\nbackends:\n  v1: {{ endpoints: ['{}'] }}\n  \
+         v2: {{ endpoints: ['{}'], timeouts: {{ response: 2s }} }}\n\
+         rollout: {{ old: v1, new: v2, key: header:x-user-id, percent: 100 }}\n",
+        old.url(),
+        new.url()
+    ));
+    let address = process.address;
+    let waiting: Vec<_> =
+        (0..20).map(|user| thread::spawn(move || Client::connect(address).get_as(user).status)).collect();
+    eventually("all wait for new", || new.requests().len() == 20);
+    process.signal("STOP");
+    let stopped = Instant::now();
+    eventually("longer than it takes to run out of time", || stopped.elapsed() > Duration::from_secs(5));
+    process.signal("CONT");
+    assert!(waiting.into_iter().all(|answer| answer.join().unwrap() == 504));
+    answers.store(1, SeqCst);
+    assert_eq!(process.client().get_as(1).text(), "new");
+    assert_eq!(latches(&process.admin.to_string()), Vec::<Value>::new());
+}
+
+#[test]
+fn what_was_counted_before_a_restart_is_no_evidence_after_it() {
+    let new = Moody::failing_one_in(1);
+    let old = Backend::named("old");
+    let mut process =
+        Process::start(&format!("workers: 1\nstate_dir: state\n{}", split(&old, &new.backend, "100", "")));
+    for round in 0..5 {
+        let mut client = process.client();
+        (0..3).for_each(|user| assert_eq!(client.get_as(round * 10 + user).status, 500));
+        process.child.kill().unwrap();
+        process.wait();
+        process.restart();
+    }
+    assert_eq!(latches(&process.admin.to_string()), Vec::<Value>::new());
+    let mut client = process.client();
+    eventually("but all at once they are", || client.get_as(fastrand::u32(..10_000)).text() == "old");
+}
