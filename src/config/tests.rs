@@ -2,6 +2,7 @@
 
 mod errors;
 mod forms;
+mod guard;
 mod guests;
 mod hostile;
 mod moves;
