@@ -6,6 +6,7 @@ mod guard;
 mod guests;
 mod hostile;
 mod moves;
+mod queries;
 
 use std::path::Path;
 

@@ -28,6 +28,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
 
+use crate::config::origin;
 use crate::policy::path::percent_decode;
 
 /// Bytes of an answer's body that are read; with one more the answer is refused.
@@ -187,7 +188,7 @@ fn secure(roots: RootCertStore) -> Result<Secure, rustls::Error> {
 fn prepared(request: Request<Bytes>) -> Result<(Request<Full<Bytes>>, String), Failed> {
     let (mut head, body) = request.into_parts();
     let (uri, credentials) = without_credentials(head.uri)?;
-    let at = shown(&uri).ok_or(Failed::Url)?;
+    let at = origin(&uri).ok_or(Failed::Url)?;
     head.uri = uri;
     if let Some(credentials) = credentials {
         head.headers.entry(AUTHORIZATION).or_insert(credentials);
@@ -195,16 +196,6 @@ fn prepared(request: Request<Bytes>) -> Result<(Request<Full<Bytes>>, String), F
     head.headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
     head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     Ok((Request::from_parts(head, Full::new(body)), at))
-}
-
-/// `scheme://host:port` of `uri`, the port only if it is written, and nothing else: a path may hold a secret, and so may
-/// what stands before an `@`. `None` unless the scheme is http or https.
-#[must_use]
-pub fn shown(uri: &Uri) -> Option<String> {
-    let scheme = uri.scheme().filter(|scheme| **scheme == Scheme::HTTP || **scheme == Scheme::HTTPS)?;
-    let host = uri.host().filter(|host| !host.is_empty())?;
-    let port = uri.port_u16().map(|port| format!(":{port}")).unwrap_or_default();
-    Some(format!("{scheme}://{host}{port}"))
 }
 
 /// `uri` without its user and password, and the `authorization` that they mean (RFC 7617).
