@@ -25,6 +25,7 @@ use super::memory::Memory;
 use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
+use super::queries::{Answered, Queries};
 use crate::config::{self, Config, ConfigError};
 use crate::metrics::window;
 use crate::policy::actor::{Actor, Source};
@@ -49,6 +50,8 @@ pub enum Event {
     Asked(Box<Order>, Answer),
     /// These endpoints, the target of a switch, were looked at.
     Looked(Box<Order>, Answer, Vec<Endpoint>, Result<(), String>),
+    /// A query of a guard was answered, or not.
+    Answered(Answered),
 }
 
 /// The controller's task: owns what is in force.
@@ -63,6 +66,7 @@ pub struct Controller {
     clock: Clock,
     pacer: Pacer,
     guards: Guards,
+    queries: Queries,
     /// What NEW of each rollout had answered at the last tick.
     answered: HashMap<String, u64>,
     remembered_at: Instant,
@@ -85,6 +89,7 @@ impl Controller {
             overview,
             announcer,
             errands,
+            queries: Queries::new(events.clone()),
             events,
             clock: Clock::new(Clocks::now()),
             pacer: Pacer::default(),
@@ -94,6 +99,7 @@ impl Controller {
         };
         this.guards.follow(&this.in_force); // the first snapshot, which is published already, has their epoch
         this.guards.begin(&this.overview.registry);
+        this.queries.follow(&this.in_force);
         this.remember([started()].into_iter().chain(told).collect(), None);
         this
     }
@@ -138,6 +144,7 @@ impl Controller {
                 }
                 _ => self.obey(&looked(*order, found), answer, now),
             },
+            Event::Answered(answered) => self.hear(answered),
         }
     }
 
@@ -157,6 +164,7 @@ impl Controller {
         let snapshot = self.in_force.snapshot(&self.overview.registry);
         self.published.store(Arc::new(snapshot));
         self.guards.begin(&self.overview.registry);
+        self.queries.follow(&self.in_force);
         self.show_progress(SystemTime::now());
     }
 
@@ -280,11 +288,20 @@ impl Controller {
         }
     }
 
+    /// A query was answered.
+    fn hear(&mut self, answered: Answered) {
+        match self.queries.take(answered) {
+            Some((name, verdict)) => self.judge(&name, verdict),
+            None => self.show_guards(),
+        }
+    }
+
     fn judge(&mut self, name: &str, verdict: Verdict) {
         self.overview.registry.rollout(name).trip(verdict.cause);
         let told = self.in_force.judged(name, verdict, SystemTime::now());
         if self.in_force.guard_action(name) == Some(Action::StepBack) {
             self.guards.forget_one(name); // the step below is judged by what happens there
+            self.queries.forget_one(name);
         }
         self.show_guards();
         self.put_in_force(told, None);
@@ -298,7 +315,12 @@ impl Controller {
     }
 
     fn show_guards(&self) {
-        self.overview.guards.store(Arc::new(self.guards.known(&self.overview.registry)));
+        let mut guards = self.guards.known(&self.overview.registry);
+        for (name, known) in &mut guards {
+            known.queries = self.queries.known(name);
+            known.found = known.found.take().or_else(|| known.queries.iter().find_map(|query| query.found.clone()));
+        }
+        self.overview.guards.store(Arc::new(guards));
     }
 
     fn take_reading(&self) {
@@ -338,10 +360,16 @@ impl Controller {
         let see = |name: String| {
             let total = self.overview.registry.rollout(&name).side(Side::New).answered();
             let before = self.answered.insert(name.clone(), total).unwrap_or(0);
-            let (judged, healthy) = (self.guards.take_judged(&name), self.guards.is_healthy(&name));
+            let (judged, healthy) = (self.guards.take_judged(&name), self.is_healthy(&name));
             (name, Seen { requests: total - before, judged, healthy })
         };
         names.into_iter().map(see).collect()
+    }
+
+    /// Whether nothing stands against NEW of the rollout `name` but what is only to be told.
+    fn is_healthy(&self, name: &str) -> bool {
+        let is_only_told = self.in_force.guard_action(name) == Some(Action::Notify);
+        self.guards.is_healthy(name) && (is_only_told || self.queries.is_healthy(name))
     }
 
     // -- where requests wait
