@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::announce::{Announcer, Answer};
 use super::clock::{Clock, Reading as Clocks};
@@ -27,7 +27,7 @@ use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
 use super::queries::{Answered, Queries};
 use crate::config::{self, Config, ConfigError};
-use crate::metrics::window;
+use crate::metrics::{Registry, window};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::decision::Side;
 use crate::policy::rollout::{Action, Change, Command, Gate, Verdict};
@@ -36,6 +36,8 @@ use crate::snapshot::{Endpoint, Snapshot};
 
 /// How often the clock is looked at: steps, drains and deadlines are as exact as this.
 const TICK: Duration = Duration::from_secs(1);
+/// How long after a look of the guards the next one may come, at the earliest.
+const BREATH: Duration = Duration::from_micros(500);
 /// How often the progress of a ramp is remembered while nothing else changes: a kill -9 costs a step so much of its time.
 const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 
@@ -67,6 +69,8 @@ pub struct Controller {
     pacer: Pacer,
     guards: Guards,
     queries: Queries,
+    /// When the guards looked last.
+    looked_at: Instant,
     /// What NEW of each rollout had answered at the last tick.
     answered: HashMap<String, u64>,
     remembered_at: Instant,
@@ -94,6 +98,7 @@ impl Controller {
             clock: Clock::new(Clocks::now()),
             pacer: Pacer::default(),
             guards: Guards::new(Instant::now()),
+            looked_at: Instant::now(),
             answered: HashMap::new(),
             remembered_at: Instant::now(),
         };
@@ -117,7 +122,7 @@ impl Controller {
                     Some(event) => self.handle(event),
                     None => return,
                 },
-                () = registry.alarm.notified() => self.look_at_new(),
+                () = alarmed(&registry, self.looked_at) => self.look_at_new(),
                 _ = pace.tick(), if self.pacer.is_busy() => self.let_go(),
                 _ = tick.tick() => self.tick(),
                 _ = reading.tick() => self.take_reading(),
@@ -283,6 +288,7 @@ impl Controller {
             return self.trust_no_count("the process has stood still");
         }
         let verdicts = self.guards.look(now, &self.overview.registry);
+        self.looked_at = now;
         for (name, verdict) in verdicts {
             self.judge(&name, verdict);
         }
@@ -303,8 +309,8 @@ impl Controller {
             self.guards.forget_one(name); // the step below is judged by what happens there
             self.queries.forget_one(name);
         }
-        self.show_guards();
         self.put_in_force(told, None);
+        self.show_guards();
     }
 
     /// What was counted so far says nothing any more.
@@ -384,6 +390,13 @@ impl Controller {
     }
 }
 
+/// Ready when something was bad on NEW, but not at once after the last look: an outage of both sides, which settles nothing,
+/// may bring any number of alarms.
+async fn alarmed(registry: &Registry, looked_at: Instant) {
+    sleep_until(looked_at + BREATH).await;
+    registry.alarm.notified().await;
+}
+
 fn steady(period: Duration) -> tokio::time::Interval {
     let mut interval = interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -415,7 +428,10 @@ fn started() -> Told {
 fn draft(told: Told) -> Draft {
     let Told { scope, change } = told;
     let Change { what, before, after, by, reason, forced } = change;
-    tracing::info!(scope, by = by.name, source = by.source.as_str(), reason, "{what}: {before} -> {after}");
+    match by.source {
+        Source::Guard => tracing::warn!(scope, by = by.name, reason, "{what}: {before} -> {after}"),
+        source => tracing::info!(scope, by = by.name, source = source.as_str(), reason, "{what}: {before} -> {after}"),
+    }
     let who = Who { kind: by.source.as_str().to_owned(), name: by.name };
     Draft { at: SystemTime::now(), who, scope, what: what.to_owned(), before, after, reason, forced }
 }

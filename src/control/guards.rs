@@ -38,10 +38,10 @@ pub struct Guards {
 /// What a guard knows, for people.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// How many failures.
-    pub failures: Account,
+    /// How many failures. What follows from it is worked out by those who want to know ([`Test::account`]).
+    pub failures: Test,
     /// How many slow requests, if that is asked for.
-    pub latency: Option<Account>,
+    pub latency: Option<Test>,
     /// Above which time a request is slow, if that is known.
     pub slow_above: Option<Duration>,
     /// Different buckets that saw a failure since the guard began to look at this backend.
@@ -281,14 +281,13 @@ impl Watched {
 
     /// Whether all evidence is back where it began.
     fn is_calm(&self) -> bool {
-        let is_calm = |sense: &Sense| sense.test.account().absolute <= 0.0;
-        is_calm(&self.failures) && self.latency.as_ref().is_none_or(is_calm)
+        self.failures.test.is_calm() && self.latency.as_ref().is_none_or(|latency| latency.test.is_calm())
     }
 
     fn known(&self, meters: &Arc<RolloutMeters>) -> Known {
         Known {
-            failures: self.failures.test.account(),
-            latency: self.latency.as_ref().map(|latency| latency.test.account()),
+            failures: self.failures.test.clone(),
+            latency: self.latency.as_ref().map(|latency| latency.test.clone()),
             slow_above: meters.tallies().slow_above(),
             users_hurt: self.hurt.count(),
             max_users_hurt: self.subject.guard.max_users_hurt,
