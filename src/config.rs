@@ -16,6 +16,7 @@ mod toml;
 mod url;
 mod value;
 mod variables;
+mod webhook;
 mod yaml;
 
 #[cfg(test)]
@@ -31,9 +32,9 @@ use std::time::Duration;
 use self::document::{Document, Format, Place};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
-pub use self::shown::masked;
 pub use self::url::{NotUrl, Url, origin};
 pub use self::variables::Environment;
+pub use self::webhook::{SigningKey, Webhook, WebhookEvent};
 use bytes::Bytes;
 
 use crate::policy::bucket::{Hash, Percent};
@@ -148,6 +149,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where access log lines go; `None` is nowhere.
     pub access_log: Option<AccessLog>,
+    /// Who is told of changes.
+    pub webhooks: Vec<Webhook>,
     /// Backends by name.
     pub backends: BTreeMap<String, Backend>,
     /// Rollouts by name.

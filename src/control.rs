@@ -4,8 +4,8 @@
 //! [`in_force`], publishes by one store, remembers by the [`journal`], and then announces. [`files`] looks at the config and
 //! the `ROLLBACK` file ([`flag`]) when [`watcher`] or a person says so, and knows by [`settle`] when a file may still be
 //! half-written; [`order`] is how people ask for something; [`gate`] looks at the target of a switch, [`pacer`] ends a hold
-//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW, and [`queries`] ask a Prometheus about it. [`outbound`] asks
-//! others over HTTP.
+//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW, and [`queries`] ask a Prometheus about it. [`webhooks`] tell
+//! others what has changed; both go by way of [`outbound`].
 
 pub mod announce;
 pub mod clock;
@@ -24,3 +24,4 @@ pub mod pacer;
 pub mod queries;
 pub mod settle;
 pub mod watcher;
+pub mod webhooks;

@@ -79,6 +79,16 @@ fn a_migration_night() {
 }
 
 #[test]
+fn telling_others() {
+    let hook = Backend::named("hook");
+    let address = hook.address.to_string();
+    follow("webhooks.md", |config| config.replace("127.0.0.1:9004", &address), |_| true);
+    let requests = hook.requests();
+    let signed: Vec<bool> = requests.iter().map(|request| request.header("webhook-signature").is_some()).collect();
+    assert_eq!(signed, [false, false, true]);
+}
+
+#[test]
 fn who_changed_what() {
     follow("audit.md", as_written, |_| true);
 }

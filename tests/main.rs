@@ -24,3 +24,4 @@ mod rollback;
 mod routing;
 mod support;
 mod verdicts;
+mod webhooks;

@@ -7,6 +7,7 @@ mod process;
 mod rollout;
 mod standing;
 mod time;
+mod webhook;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -44,6 +45,8 @@ pub struct Status {
     pub client_connections: u64,
     /// Whether what is in force would survive a restart.
     pub state: StateStatus,
+    /// Who is told of changes, in the order of the file.
+    pub webhooks: Vec<WebhookStatus>,
     /// How everybody is turned away; null if nobody is.
     pub maintenance: Option<MaintenanceStatus>,
     /// How everybody is made to wait; null if nobody is.
@@ -105,6 +108,33 @@ pub struct StateStatus {
     pub why: Option<String>,
     /// Why what was remembered could not be believed at the start; null if it could.
     pub note: Option<String>,
+}
+
+/// Who is told of changes, and how that goes.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WebhookStatus {
+    /// Its name.
+    pub name: String,
+    /// The scheme, host and port of its URL; the rest may be a secret.
+    pub url: String,
+    /// What it is told of: `trip`, `rollback`, `resume`, `step`, `switch`.
+    pub events: Vec<String>,
+    /// Whether the last attempt failed.
+    pub failing: bool,
+    /// Messages that wait or are on their way.
+    pub queued: u64,
+    /// Messages that it took, since the process started.
+    pub delivered: u64,
+    /// Messages that were given up.
+    pub failed: u64,
+    /// Messages that were dropped for want of room, or with a change of its config.
+    pub dropped: u64,
+    /// When it last took one, as RFC 3339; null if it never did.
+    pub last_success_at: Option<String>,
+    /// When an attempt last failed, as RFC 3339; null if none did.
+    pub last_error_at: Option<String>,
+    /// Why.
+    pub last_error: Option<String>,
 }
 
 /// A route that has a name.

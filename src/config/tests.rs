@@ -7,6 +7,7 @@ mod guests;
 mod hostile;
 mod moves;
 mod queries;
+mod webhooks;
 
 use std::path::Path;
 

@@ -16,7 +16,7 @@ pub struct Url {
 
 /// It is not such a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this is not a URL of the form http://HOST/PATH or https://HOST/PATH")]
+#[error("this is not an http or https URL with a host")]
 pub struct NotUrl;
 
 impl Url {

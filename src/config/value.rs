@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::error::Complaint;
 use super::raw::{self, Scalar};
-use super::{Endpoint, KeySource, Url};
+use super::{Endpoint, KeySource, NotUrl, Url};
 use crate::policy::bucket::Percent;
 use crate::policy::network::Network;
 use crate::policy::ramp::StepHold;
@@ -279,7 +279,7 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
 /// The URL of something that is asked or told over http or https, which may have a path, and a user and a password.
 pub(super) fn url(text: &str, allowed: &str) -> Checked<Url> {
     let complaint = |message: &str| Complaint::new(message).allowed(allowed);
-    let url: Url = text.parse().map_err(|_| complaint("this is not an http or https URL"))?;
+    let url: Url = text.parse().map_err(|error: NotUrl| complaint(&error.to_string()))?;
     let authority = url.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
     let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
     // A port that is no number, or too large a one, is none to the parser of URLs.

@@ -26,7 +26,7 @@ use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
 use super::queries::{Answered, Queries};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{Config, ConfigError};
 use crate::metrics::{Registry, window};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::decision::Side;
@@ -86,7 +86,8 @@ impl Controller {
         errands: Vec<Errands>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let announcer = Announcer::start(overview.changes.clone());
+        let announcer = Announcer::start(Arc::clone(&overview));
+        overview.webhooks.follow(&overview.snapshot.load().webhooks);
         let mut this = Self {
             in_force,
             published: Arc::clone(&overview.snapshot),
@@ -166,10 +167,11 @@ impl Controller {
     fn publish(&mut self) {
         let epochs = self.guards.follow(&self.in_force);
         self.in_force.set_epochs(epochs);
-        let snapshot = self.in_force.snapshot(&self.overview.registry);
-        self.published.store(Arc::new(snapshot));
+        let snapshot = Arc::new(self.in_force.snapshot(&self.overview.registry));
+        self.published.store(Arc::clone(&snapshot));
         self.guards.begin(&self.overview.registry);
         self.queries.follow(&self.in_force);
+        self.overview.webhooks.follow(&snapshot.webhooks);
         self.show_progress(SystemTime::now());
     }
 
@@ -260,7 +262,7 @@ impl Controller {
     }
 
     fn refuse(&self, error: &ConfigError) -> Reloaded {
-        let error = config::masked(&error.to_string());
+        let error = error.to_string();
         tracing::error!("config refused; the old one stays in force\n{error}");
         self.note(|reload| Reload { successful: false, error: Some(error.clone()), ..reload });
         Err(error)

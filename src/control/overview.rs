@@ -12,6 +12,7 @@ use super::controller::Memories;
 use super::guards::Known;
 use super::journal::audit::Entry;
 use super::order::Desk;
+use super::webhooks::Webhooks;
 use crate::metrics::Registry;
 use crate::metrics::window::{Recent, Window};
 use crate::policy::decision::Side;
@@ -37,6 +38,8 @@ pub struct Overview {
     pub journal: Memories,
     /// Where every change is announced.
     pub changes: broadcast::Sender<Arc<Entry>>,
+    /// Who else is told of it.
+    pub webhooks: Webhooks,
     /// Where orders are taken.
     pub desk: Desk,
     /// Why what was remembered could not be believed at the start, if it could not.
@@ -115,6 +118,7 @@ impl Overview {
         let Sources { snapshot, registry, journal, desk, lost, ending, leaving, config_path, state_dir } = sources;
         Self {
             snapshot,
+            webhooks: Webhooks::new(Arc::clone(&registry)),
             registry,
             reload: ArcSwap::from_pointee(reload),
             progress: ArcSwap::default(),

@@ -11,7 +11,7 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::process::Process;
-use super::{Class, ConnectionMeters, Distribution, Failure, Registry, RolloutMeters, Series, Why};
+use super::{Class, ConnectionMeters, Delivery, Distribution, Failure, Registry, RolloutMeters, Series, Why};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
 
@@ -85,6 +85,7 @@ pub fn render(scrape: &Scrape<'_>) -> String {
     clients(&mut families, scrape.registry);
     config(&mut families, scrape.config);
     state(&mut families, scrape.state);
+    webhooks(&mut families, scrape.registry);
     process(&mut families, scrape);
     TextEncoder::new().encode_to_string(&families.0).expect("every family has a name and a metric")
 }
@@ -240,6 +241,28 @@ fn state(families: &mut Families, state: StateGauges) {
         "tidegate_state_lost",
         "1 while a rollout is on old because the state file could not be believed.",
         flag(state.lost),
+    );
+}
+
+/// Every webhook that ever was: counters do not vanish with a reload.
+fn webhooks(families: &mut Families, registry: &Registry) {
+    let all = registry.webhooks();
+    let deliveries = all.iter().flat_map(|(name, meters)| {
+        let labels = |result: Delivery| [("webhook", name.as_str()), ("result", result.as_str())];
+        Delivery::ALL.map(|result| counter(&labels(result), meters.deliveries(result)))
+    });
+    families.add(
+        "tidegate_webhook_deliveries_total",
+        "Messages to a webhook, by what became of them: delivered, failed (given up) or dropped (no room, or the webhook was \
+         taken out of the config).",
+        MetricType::COUNTER,
+        deliveries.collect(),
+    );
+    families.add(
+        "tidegate_webhook_queued",
+        "Messages to a webhook that wait or are on their way.",
+        MetricType::GAUGE,
+        all.iter().map(|(name, meters)| gauge(&[("webhook", name)], exact(meters.queued()))).collect(),
     );
 }
 
@@ -506,8 +529,22 @@ mod tests {
     }
 
     #[test]
+    fn a_webhook_tells_what_became_of_its_messages() {
+        let registry = Registry::new(1);
+        let meters = registry.webhook("chat");
+        meters.count(Delivery::Failed, 2);
+        meters.set_queued(3);
+        for (result, count) in [("delivered", 0), ("failed", 2), ("dropped", 0)] {
+            let labels = format!("webhook=\"chat\",result=\"{result}\"");
+            assert_told(&registry, &format!("tidegate_webhook_deliveries_total{{{labels}}} {count}"));
+        }
+        assert_told(&registry, "tidegate_webhook_queued{webhook=\"chat\"} 3");
+    }
+
+    #[test]
     fn every_family_has_help() {
         let registry = Registry::new(1);
+        let _ = registry.webhook("chat");
         let _ = registry.rollout("ledger");
         let process = Process {
             cpu_seconds: 1.25,

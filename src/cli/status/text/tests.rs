@@ -158,6 +158,7 @@ fn status(rollouts: Vec<RolloutStatus>) -> Status {
         state_dir: Some("/var/lib/tidegate".into()),
         client_connections: 42,
         state: StateStatus { durable: true, why: None, note: None },
+        webhooks: Vec::new(),
         maintenance: None,
         hold: None,
         routes: vec![],
