@@ -242,7 +242,13 @@ impl Watched {
             Some(SlowerThan::P99OfOld) => {} // known a little later, or still
             None => tallies.call_slow(None),
         }
-        self.senses().for_each(|sense| sense.skip(tallies));
+        let shares_with_old = self.split.effective < Percent::FULL;
+        for sense in self.senses() {
+            sense.skip(tallies);
+            if shares_with_old {
+                sense.test.expect_old();
+            }
+        }
         self.has_begun = true;
     }
 

@@ -1,10 +1,10 @@
 //! The guard: a sequential test that may be read after every request, and decides whether NEW hurts users.
 //!
 //! NEW is judged when two kinds of evidence are strong enough at the same time: that its share of bad requests is above
-//! what is tolerated ([`absolute`]), and that it is worse than OLD's at that moment ([`relative`]). Both are e-processes:
+//! what is tolerated (`absolute`), and that it is worse than OLD's at that moment (`relative`). Both are e-processes:
 //! bets that win nothing on average as long as NEW is fine, so that looking after every request costs nothing (Ville's
 //! inequality). Each starts again from its floor whenever the bets have lost, so that a long healthy past is no shield.
-//! A third thing has to hold: the bad requests come from several buckets ([`spread`]). `docs/guard.md` tells it without
+//! A third thing has to hold: the bad requests come from several buckets (`spread`). `docs/guard.md` tells it without
 //! formulas.
 
 mod absolute;
@@ -156,6 +156,13 @@ impl Test {
     /// The split has changed: what share of the requests is NEW's has to be learnt anew; the evidence goes on.
     pub fn split_changed(&mut self) {
         self.share.forget(self.absolute.is_low());
+    }
+
+    /// OLD has a share of the traffic, so for three seconds it does not count as silent, though nothing was heard of it yet.
+    /// For after a start, and after [`Test::split_changed`], where not everybody is sent to NEW: a process that was
+    /// restarted in an outage of both would else see NEW fail first, and judge by that alone.
+    pub fn expect_old(&mut self) {
+        self.share.expect_old();
     }
 
     /// How strong (natural logarithm) the evidence has to be that NEW is worse than OLD: 1e4, or as strong as the evidence

@@ -28,8 +28,9 @@ const OLD_MOST: f64 = 0.65;
 /// NEW is at least this many times as bad as OLD in every bet, so that a small error in π is no evidence.
 const RATIO: f64 = 1.5;
 
-/// The highest excess that is bet on.
-const HIGHEST: f64 = 0.95;
+/// The highest excess that is bet on. Close to 1, because where NEW has nearly all requests a good one of OLD tells at most
+/// 1/(1 - n).
+const HIGHEST: f64 = 0.998;
 
 /// What part of the stake is on each bet. More than a third is on the highest: where NEW has nearly all requests, there are few
 /// of OLD to compare with, and each has to tell much.
