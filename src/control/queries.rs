@@ -106,9 +106,7 @@ impl Queries {
         let verdict = asked.run.observe(answer);
         asked.at = Some(at);
         match (had_data, asked.run.no_data()) {
-            (true, Some(why)) => {
-                tracing::warn!(rollout, query, why, "a query of the guard has no data: neither good nor bad")
-            }
+            (true, Some(why)) => tracing::warn!(rollout, query, why, "a query of the guard has no data"),
             (false, None) => tracing::info!(rollout, query, "a query of the guard has data again"),
             _ => {}
         }

@@ -26,7 +26,7 @@ fn what_is_not_written_has_a_default() {
         failures: 3,
         timeout: Duration::from_secs(5),
     };
-    assert_eq!(queries(QUERY), [expected.clone()]);
+    assert_eq!(queries(QUERY), [expected]);
     let written =
         "{name: a, prometheus: http://h, query: x, bad_if: '<= 1e3', interval: 1s, failures: 1, timeout: 500ms}";
     let second = &queries(&format!("{QUERY}, {written}"))[1];
