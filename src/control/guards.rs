@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::in_force::InForce;
 use super::queries::QueryKnown;
 use crate::config::{self, Config, Endpoint, SlowerThan};
-use crate::metrics::tally::{Mark, Marks, Tallies, Tally};
+use crate::metrics::tally::{Mark, Marks, Position, Tallies, Tally};
 use crate::metrics::window::Recent;
 use crate::metrics::{Registry, RolloutMeters};
 use crate::policy::bucket::{Bucket, Percent};
@@ -310,7 +310,17 @@ struct Sense {
     test: Test,
     of: fn(&Tally) -> &Marks,
     /// By side, then by worker.
-    positions: [Vec<Counted>; 2],
+    positions: [Vec<Position>; 2],
+}
+
+/// What all workers counted on one side since the last look.
+#[derive(Debug, Default)]
+struct Reading {
+    counted: Counted,
+    /// The requests that came before the first bad one.
+    leading: u64,
+    /// The bad ones.
+    marks: Vec<Mark>,
 }
 
 impl Sense {
@@ -321,31 +331,40 @@ impl Sense {
     /// What was counted so far counts for nothing.
     fn skip(&mut self, tallies: &Tallies) {
         for side in Side::ALL {
-            self.read(tallies, side, &mut Vec::new());
+            self.read(tallies, side);
         }
     }
 
-    fn read(&mut self, tallies: &Tallies, side: Side, marks: &mut Vec<Mark>) -> Counted {
+    fn read(&mut self, tallies: &Tallies, side: Side) -> Reading {
         let positions = &mut self.positions[side.index()];
-        let mut sum = Counted::default();
+        let mut sum = Reading::default();
         for (worker, tally) in tallies.all(side).enumerate() {
             if worker == positions.len() {
-                positions.push(Counted::default());
+                positions.push(Position::default());
             }
-            let counted = (self.of)(tally).read(&mut positions[worker], marks);
-            sum = Counted { requests: sum.requests + counted.requests, bad: sum.bad + counted.bad };
+            let (counted, leading) = (self.of)(tally).read(&mut positions[worker], &mut sum.marks);
+            sum.counted.requests += counted.requests;
+            sum.counted.bad += counted.bad;
+            sum.leading += leading;
         }
         sum
     }
 
     /// Gives NEW's bad requests, and adds its requests to `judged`.
     fn look(&mut self, tallies: &Tallies, elapsed: Duration, judged: &mut u64) -> Vec<Mark> {
-        let mut marks = Vec::new();
-        let old = self.read(tallies, Side::Old, &mut Vec::new());
-        let new = self.read(tallies, Side::New, &mut marks);
+        let old = self.read(tallies, Side::Old).counted;
+        let Reading { counted, leading, marks } = self.read(tallies, Side::New);
         let buckets: Vec<Bucket> = marks.iter().map(|mark| mark.bucket).collect();
-        self.test.look(&Batch { old, new, buckets: &buckets, elapsed });
-        *judged += new.requests;
+        // A bad request is looked at within a millisecond, so what else was counted came before it; of its own worker's
+        // requests it is known. Cut there, the test forgets the good ones before it begins to doubt.
+        let before = Counted { requests: leading, bad: 0 };
+        let rest = Counted { requests: counted.requests - leading, bad: counted.bad };
+        self.test.look(&Batch { old, new: before, buckets: &[], elapsed });
+        if rest.requests > 0 {
+            let old = Counted::default();
+            self.test.look(&Batch { old, new: rest, buckets: &buckets, elapsed: Duration::ZERO });
+        }
+        *judged += counted.requests;
         marks
     }
 }

@@ -335,8 +335,9 @@ proptest! {
         prop_assert!(expected <= 1.0 + 1e-9, "{}", expected);
     }
 
-    /// Holds for the absolute part if everybody is admitted and no bet is at its upper limit: more ends of batches are more places to start again. (What is
-    /// known of π and of OLD differs with the cuts, so it does not hold for the relative part.)
+    /// Holds for the absolute part if everybody is admitted and no bet is at its upper limit: more ends
+    /// of batches are more places to start again. (What is known of π and of OLD differs with the
+    /// cuts, so it does not hold for the relative part.)
     #[test]
     fn cutting_a_batch_never_weakens_the_absolute_evidence(
         pieces in prop::collection::vec((0u64..50, 0u64..3), 1..30), cuts in prop::collection::vec(any::<bool>(), 30)
