@@ -13,6 +13,7 @@ mod json;
 mod raw;
 mod shown;
 mod toml;
+mod url;
 mod value;
 mod variables;
 mod webhook;
@@ -31,8 +32,9 @@ use std::time::Duration;
 use self::document::{Document, Format, Place};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
+pub use self::url::{NotUrl, Url, origin};
 pub use self::variables::Environment;
-pub use self::webhook::{SigningKey, Url, Webhook, WebhookEvent, origin};
+pub use self::webhook::{SigningKey, Webhook, WebhookEvent};
 use bytes::Bytes;
 
 use crate::policy::bucket::{Hash, Percent};
@@ -40,6 +42,7 @@ use crate::policy::decision::{OnMissing, Rule};
 use crate::policy::guard;
 use crate::policy::network::Network;
 use crate::policy::outcome::Failures;
+use crate::policy::query::Condition;
 use crate::policy::rollout::{self, Action, Plan, State, Strategy};
 use crate::policy::route::Match;
 use crate::policy::schedule::Schedule;
@@ -384,6 +387,8 @@ pub struct Guard {
     pub latency: Option<Latency>,
     /// How many different users (buckets, 1 to 10 000) may see a failure; `None` is no limit.
     pub max_users_hurt: Option<usize>,
+    /// What else says that NEW is bad; no two have the same name.
+    pub queries: Vec<Query>,
     /// What is done then.
     pub action: Action,
 }
@@ -405,6 +410,25 @@ pub struct Shield {
     pub budget: Percent,
     /// Which answers are failures: the guard's, whether there is a guard or not.
     pub failures: Arc<Failures>,
+}
+
+/// A question to a Prometheus whose answers say that NEW is bad.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// What it is called.
+    pub name: String,
+    /// Where it is asked: the API's own URL.
+    pub url: Url,
+    /// The question, in PromQL.
+    pub promql: String,
+    /// When the answer is bad.
+    pub bad_if: Condition,
+    /// How often it is asked; at least 1 s. Default 30 s.
+    pub interval: Duration,
+    /// How often in a row it has to be bad; at least 1. Default 3.
+    pub failures: usize,
+    /// How long the answer may take. Default 5 s.
+    pub timeout: Duration,
 }
 
 /// When requests are too slow.

@@ -4,8 +4,8 @@
 //! [`in_force`], publishes by one store, remembers by the [`journal`], and then announces. [`files`] looks at the config and
 //! the `ROLLBACK` file ([`flag`]) when [`watcher`] or a person says so, and knows by [`settle`] when a file may still be
 //! half-written; [`order`] is how people ask for something; [`gate`] looks at the target of a switch, [`pacer`] ends a hold
-//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW and [`findings`] are what they have found. [`webhooks`] tell
-//! others what has changed, by way of [`outbound`].
+//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW, [`queries`] ask a Prometheus about it, and [`findings`] are
+//! what was found. [`webhooks`] tell others what has changed; both go by way of [`outbound`].
 
 pub mod announce;
 pub mod clock;
@@ -22,6 +22,7 @@ pub mod order;
 pub mod outbound;
 pub mod overview;
 pub mod pacer;
+pub mod queries;
 pub mod settle;
 pub mod watcher;
 pub mod webhooks;

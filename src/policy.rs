@@ -13,6 +13,7 @@ pub mod latch;
 pub mod network;
 pub mod outcome;
 pub mod path;
+pub mod query;
 pub mod ramp;
 pub mod rollout;
 pub mod route;

@@ -96,6 +96,11 @@ fn telling_others() {
 }
 
 #[test]
+fn asking_prometheus() {
+    follow("queries.md", as_written, |_| true);
+}
+
+#[test]
 fn who_changed_what() {
     follow("audit.md", as_written, |_| true);
 }

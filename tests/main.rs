@@ -20,6 +20,7 @@ mod hostile;
 mod kill;
 mod maintenance;
 mod process;
+mod queries;
 mod reload;
 mod rollback;
 mod routing;

@@ -5,6 +5,7 @@ pub mod backend;
 pub mod client;
 pub mod plane;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 
 use std::time::{Duration, Instant};

@@ -5,6 +5,7 @@ mod admin;
 mod backends;
 mod guard;
 mod maintenance;
+mod queries;
 mod rollouts;
 mod routes;
 mod rules;

@@ -6,6 +6,7 @@ mod guard;
 mod guests;
 mod hostile;
 mod moves;
+mod queries;
 mod webhooks;
 
 use std::path::Path;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::error::Complaint;
 use super::raw::{self, Scalar};
-use super::{Endpoint, KeySource};
+use super::{Endpoint, KeySource, NotUrl, Url};
 use crate::policy::bucket::Percent;
 use crate::policy::network::Network;
 use crate::policy::ramp::StepHold;
@@ -274,6 +274,20 @@ fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
         None => (authority, None),
     };
     is_host(host).then_some((host, port))
+}
+
+/// The URL of something that is asked or told over http or https, which may have a path, and a user and a password.
+pub(super) fn url(text: &str, allowed: &str) -> Checked<Url> {
+    let complaint = |message: &str| Complaint::new(message).allowed(allowed);
+    let url: Url = text.parse().map_err(|error: NotUrl| complaint(&error.to_string()))?;
+    let authority = url.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    // A port that is no number, or too large a one, is none to the parser of URLs.
+    let (_, port) = split_port(place).ok_or_else(|| complaint("this URL has no valid host"))?;
+    match port.map(str::parse::<u16>) {
+        None | Some(Ok(1..)) => Ok(url),
+        Some(_) => Err(complaint("this URL has no valid port")),
+    }
 }
 
 /// A DNS name or an IPv4 address.

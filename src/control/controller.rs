@@ -4,7 +4,7 @@
 //! the workers, it is made durable, it is announced. A rollback never waits for a disk, and nobody is told that something is
 //! so before it is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,7 +18,7 @@ use super::files::{Reading, Reloaded};
 use super::findings::{Finding, Findings, keep_what_stands};
 use super::flag::Flag;
 use super::gate;
-use super::guards::Guards;
+use super::guards::{Guards, Known};
 use super::in_force::{InForce, Seen, Told};
 use super::journal::Journal;
 use super::journal::audit::{Draft, Who};
@@ -26,6 +26,7 @@ use super::memory::Memory;
 use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
+use super::queries::{Answered, Queries};
 use crate::config::{Config, ConfigError};
 use crate::metrics::{Registry, window};
 use crate::policy::actor::{Actor, Source};
@@ -52,6 +53,8 @@ pub enum Event {
     Asked(Box<Order>, Answer),
     /// These endpoints, the target of a switch, were looked at.
     Looked(Box<Order>, Answer, Vec<Endpoint>, Result<(), String>),
+    /// A query of a guard was answered, or not.
+    Answered(Answered),
 }
 
 /// The controller's task: owns what is in force.
@@ -68,6 +71,7 @@ pub struct Controller {
     guards: Guards,
     /// What they have found and still stands.
     findings: Findings,
+    queries: Queries,
     /// When the guards looked last.
     looked_at: Instant,
     /// What NEW of each rollout had answered at the last tick.
@@ -93,6 +97,7 @@ impl Controller {
             overview,
             announcer,
             errands,
+            queries: Queries::new(events.clone()),
             events,
             clock: Clock::new(Clocks::now()),
             pacer: Pacer::default(),
@@ -104,6 +109,7 @@ impl Controller {
         };
         this.guards.follow(&this.in_force); // the first snapshot, which is published already, has their epoch
         this.guards.begin(&this.overview.registry);
+        this.queries.follow(&this.in_force);
         this.show_guards();
         this.remember([started()].into_iter().chain(told).collect(), None);
         this
@@ -149,6 +155,7 @@ impl Controller {
                 }
                 _ => self.obey(&looked(*order, found), answer, now),
             },
+            Event::Answered(answered) => self.hear(answered),
         }
     }
 
@@ -168,6 +175,7 @@ impl Controller {
         let snapshot = Arc::new(self.in_force.snapshot(&self.overview.registry));
         self.published.store(Arc::clone(&snapshot));
         self.guards.begin(&self.overview.registry);
+        self.queries.follow(&self.in_force);
         self.overview.webhooks.follow(&snapshot.webhooks);
         self.show_guards();
         self.show_progress(SystemTime::now());
@@ -294,6 +302,14 @@ impl Controller {
         }
     }
 
+    /// A query was answered.
+    fn hear(&mut self, answered: Answered) {
+        match self.queries.take(answered) {
+            Some((name, verdict)) => self.judge(&name, verdict),
+            None => self.show_guards(),
+        }
+    }
+
     fn judge(&mut self, name: &str, verdict: Verdict) {
         let now = SystemTime::now();
         self.overview.registry.rollout(name).trip(verdict.cause);
@@ -301,6 +317,7 @@ impl Controller {
         let told = self.in_force.judged(name, verdict, now);
         if self.in_force.guard_action(name) == Some(Action::StepBack) {
             self.guards.forget_one(name); // the step below is judged by what happens there
+            self.queries.forget_one(name);
         }
         self.put_in_force(told, None);
         self.show_guards();
@@ -308,7 +325,7 @@ impl Controller {
 
     /// Before anything follows from it: the numbers are those of this moment.
     fn note_finding(&mut self, name: &str, verdict: Verdict, at: SystemTime) {
-        let numbers = self.guards.known(&self.overview.registry).remove(name);
+        let numbers = self.known().remove(name);
         if let (Some(action), Some(numbers)) = (self.in_force.guard_action(name), numbers) {
             self.findings.insert(name.to_owned(), Finding { at, verdict, action, numbers });
         }
@@ -321,8 +338,18 @@ impl Controller {
         self.publish();
     }
 
+    /// What the guards know, with what their queries were answered.
+    fn known(&self) -> BTreeMap<String, Known> {
+        let mut guards = self.guards.known(&self.overview.registry);
+        for (name, known) in &mut guards {
+            known.queries = self.queries.known(name);
+            known.found = known.found.take().or_else(|| known.queries.iter().find_map(|query| query.found.clone()));
+        }
+        guards
+    }
+
     fn show_guards(&mut self) {
-        let known = self.guards.known(&self.overview.registry);
+        let known = self.known();
         keep_what_stands(&mut self.findings, self.in_force.states(), &known);
         self.overview.findings.store(Arc::new(self.findings.clone()));
         self.overview.guards.store(Arc::new(known));
@@ -365,10 +392,16 @@ impl Controller {
         let see = |name: String| {
             let total = self.overview.registry.rollout(&name).side(Side::New).answered();
             let before = self.answered.insert(name.clone(), total).unwrap_or(0);
-            let (judged, healthy) = (self.guards.take_judged(&name), self.guards.is_healthy(&name));
+            let (judged, healthy) = (self.guards.take_judged(&name), self.is_healthy(&name));
             (name, Seen { requests: total - before, judged, healthy })
         };
         names.into_iter().map(see).collect()
+    }
+
+    /// Whether nothing stands against NEW of the rollout `name` but what is only to be told.
+    fn is_healthy(&self, name: &str) -> bool {
+        let is_only_told = self.in_force.guard_action(name) == Some(Action::Notify);
+        self.guards.is_healthy(name) && (is_only_told || self.queries.is_healthy(name))
     }
 
     // -- where requests wait

@@ -69,6 +69,7 @@ mod tests {
             max_users_hurt: None,
             action: Action::Rollback,
             found: found.then_some(verdict),
+            queries: Vec::new(),
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::in_force::InForce;
+use super::queries::QueryKnown;
 use crate::config::{self, Config, Endpoint, SlowerThan};
 use crate::metrics::tally::{Mark, Marks, Position, Tallies, Tally};
 use crate::metrics::window::Recent;
@@ -47,6 +48,8 @@ pub struct Known {
     pub users_hurt: usize,
     /// How many of them are too many.
     pub max_users_hurt: Option<usize>,
+    /// What its queries said.
+    pub queries: Vec<QueryKnown>,
     /// What is done.
     pub action: Action,
     /// What was found and still stands.
@@ -153,20 +156,25 @@ fn p99(recent: &Recent) -> Option<Duration> {
 #[derive(Clone, Debug, PartialEq)]
 struct Subject {
     guard: config::Guard,
-    old: Vec<Endpoint>,
-    new: Vec<Endpoint>,
+    /// Those of OLD and of NEW.
+    endpoints: [Vec<Endpoint>; 2],
     is_rolled_back: bool,
 }
 
 impl Subject {
     fn of(config: &Config, rollout: &config::Rollout, guard: &config::Guard, state: &State) -> Self {
-        let endpoints = |name: &String| config.backends[name].endpoints.clone();
-        let (mut old, mut new) = (endpoints(&rollout.old), endpoints(&rollout.new));
-        if state.have_changed_places(&rollout.plan(config.rollback)) {
-            std::mem::swap(&mut old, &mut new);
-        }
-        Self { guard: guard.clone(), old, new, is_rolled_back: state.is_rolled_back() }
+        let guard = config::Guard { queries: Vec::new(), ..guard.clone() }; // they have evidence of their own
+        Self { guard, endpoints: endpoints(config, rollout, state), is_rolled_back: state.is_rolled_back() }
     }
+}
+
+/// The endpoints of OLD and of NEW.
+pub(super) fn endpoints(config: &Config, rollout: &config::Rollout, state: &State) -> [Vec<Endpoint>; 2] {
+    let mut names = [&rollout.old, &rollout.new];
+    if state.have_changed_places(&rollout.plan(config.rollback)) {
+        names.reverse();
+    }
+    names.map(|name| config.backends[name].endpoints.clone())
 }
 
 /// By what requests are split: a look at the shares of the sides is good for as long as this is the same.
@@ -289,6 +297,7 @@ impl Watched {
             slow_above: meters.tallies().slow_above(),
             users_hurt: self.hurt.count(),
             max_users_hurt: self.subject.guard.max_users_hurt,
+            queries: Vec::new(),
             action: self.subject.guard.action,
             found: self.found.clone(),
         }

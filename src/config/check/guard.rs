@@ -36,6 +36,7 @@ impl Checker<'_> {
         let min_distinct = self.faults.take(&place.key("min_distinct"), min_distinct);
         let max_users_hurt = raw.max_users_hurt.as_ref().map(|count| value::count(&count.0, buckets)).transpose();
         let max_users_hurt = self.faults.take(&place.key("max_users_hurt"), max_users_hurt);
+        let queries = self.queries(&place.key("queries"), &raw.queries);
         let action = self.action(&place.key("action"), rollout);
         let limits =
             Limits { tolerance: tolerance?, one_false_trip_in: one_false_trip_in?, min_distinct: min_distinct? };
@@ -43,7 +44,8 @@ impl Checker<'_> {
             Some(latency) => Some(self.latency(&place.key("latency"), latency, &limits)?),
             None => None,
         };
-        let guard = Guard { limits, failures: failures?, latency, max_users_hurt: max_users_hurt?, action: action? };
+        let (failures, max_users_hurt) = (failures?, max_users_hurt?);
+        let guard = Guard { limits, failures, latency, max_users_hurt, queries, action: action? };
         Some(raw.enabled.then_some(guard))
     }
 

@@ -6,8 +6,7 @@ use super::Checker;
 use crate::config::document::Place;
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-use crate::config::webhook::{SigningKey, Url, Webhook, WebhookEvent};
-use crate::config::{raw, webhook};
+use crate::config::{SigningKey, Url, Webhook, WebhookEvent, raw};
 
 /// Each has a queue, a task and three series of its own.
 const MOST: usize = 64;
@@ -65,23 +64,7 @@ fn url_of(text: &str) -> Checked<Url> {
     if text.contains('#') {
         return Err(complaint("a webhook's URL holds no #").help("what follows it is never sent"));
     }
-    let url: Url = text.parse().map_err(|error: webhook::NotUrl| complaint(&error.to_string()))?;
-    let host = url.uri().host().unwrap_or_default();
-    let is_v6 = || host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).is_some_and(is_v6);
-    if !value::is_host(host) && !is_v6() {
-        return Err(complaint("this URL has no valid host"));
-    }
-    // A port that is no number, or too large a one, is none to the parser.
-    let authority = url.uri().authority().map(http::uri::Authority::as_str).unwrap_or_default();
-    let bare = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
-    match (bare == host, url.uri().port_u16()) {
-        (true, None) | (false, Some(1..)) => Ok(url),
-        _ => Err(complaint("this URL has no valid port")),
-    }
-}
-
-fn is_v6(host: &str) -> bool {
-    host.parse::<std::net::Ipv6Addr>().is_ok()
+    value::url(text, URLS)
 }
 
 fn events(written: &[raw::WebhookEvent]) -> Checked<Vec<WebhookEvent>> {

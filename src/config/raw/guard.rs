@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{Count, Key, Percent, Rate, Scalar, SlowerThan};
+use super::{Count, Duration, Key, Percent, Rate, Scalar, SlowerThan};
 
 /// What takes NEW away by itself when it hurts users.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -28,6 +28,9 @@ pub(in crate::config) struct Guard {
     /// When requests are too slow. Without it they never are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) latency: Option<Latency>,
+    /// Questions to a Prometheus whose answers say that NEW is bad. They are asked while anybody is on NEW.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(in crate::config) queries: Vec<Query>,
     /// What is done.
     pub(in crate::config) action: Action,
 }
@@ -42,6 +45,7 @@ impl Default for Guard {
             max_users_hurt: None,
             failures: Failures::default(),
             latency: None,
+            queries: Vec::new(),
             action: Action::Rollback,
         }
     }
@@ -148,6 +152,45 @@ pub(in crate::config) struct Latency {
 impl Default for Latency {
     fn default() -> Self {
         Self { slower_than: None, tolerance: Percent::new("5%") }
+    }
+}
+
+/// A question to a Prometheus whose answers say that NEW is bad.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["name", "prometheus", "query", "bad_if"]))]
+pub(in crate::config) struct Query {
+    /// What it is called in reasons, logs and status; no other query of the rollout has the same name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) name: Option<String>,
+    /// Where the Prometheus is: an http or https URL, to which `/api/v1/query` is added.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) prometheus: Option<String>,
+    /// The question, in PromQL: it gives an instant vector or a scalar.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) query: Option<String>,
+    /// When the answer is bad: one of `>`, `>=`, `<`, `<=`, `==`, `!=` and a number, such as `> 0.5`. One sample is enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) bad_if: Option<String>,
+    /// How often it is asked; at least `1s`.
+    pub(in crate::config) interval: Duration,
+    /// How often in a row it has to be bad, 1 to 1000. What gives no data counts for nothing.
+    pub(in crate::config) failures: Count,
+    /// How long the answer may take.
+    pub(in crate::config) timeout: Duration,
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self {
+            name: None,
+            prometheus: None,
+            query: None,
+            bad_if: None,
+            interval: Duration::new("30s"),
+            failures: Count::new(3),
+            timeout: Duration::new("5s"),
+        }
     }
 }
 

@@ -29,6 +29,7 @@ fn it_is_there_without_being_asked_for() {
         failures: Arc::new(Failures { statuses: vec![500..=599], grpc: vec![2, 4, 13, 14, 15], header: None }),
         latency: None,
         max_users_hurt: None,
+        queries: Vec::new(),
         action: Action::Rollback,
     };
     assert_eq!(guard_of(&yaml(MINIMAL).unwrap()), Some(expected.clone()));
@@ -85,6 +86,7 @@ fn it_means_the_same_in_every_format() {
         }),
         limits,
         max_users_hurt: Some(50),
+        queries: Vec::new(),
         action: Action::Notify,
     };
     for (file, text) in
