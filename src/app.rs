@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, watch};
@@ -28,6 +28,9 @@ use crate::proxy::accept::{self, Door};
 use crate::proxy::access_log::AccessLog;
 use crate::proxy::worker::{self, Ending, Shared};
 use crate::snapshot::Snapshot;
+
+/// How long the end of the process waits for webhooks to take what is queued for them.
+const LAST_MESSAGES: Duration = Duration::from_secs(2);
 
 /// Why the process cannot start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -160,8 +163,8 @@ impl App {
                 "worker {index} has ended by itself, which is a bug in tidegate; draining, to be started anew"
             );
         }
-        leave(&shutdown, &leaving, &ending, data.into_threads(), &mut signals).await;
-        control.end().await;
+        let last = leave(&shutdown, &leaving, &ending, data.into_threads(), &mut signals).await;
+        control.end(last).await;
         died.map_or(Ok(()), |index| Err(StartError::Worker(index)))
     }
 }
@@ -223,6 +226,7 @@ struct Start {
 
 /// Those who decide what is in force, and those who tell of it: tasks on the runtime that runs the process.
 struct ControlPlane {
+    overview: Arc<Overview>,
     nudges: mpsc::Sender<Nudge>,
     files: task::JoinHandle<()>,
     controller: task::JoinHandle<()>,
@@ -261,15 +265,17 @@ impl ControlPlane {
         let gone = async move {
             let _the_process = ending.wait_for(|ending| *ending == Ending::Now).await;
         };
-        let admin = tokio::spawn(admin::serve(admin, overview, gone));
-        Self { nudges, files, controller, admin }
+        let admin = tokio::spawn(admin::serve(admin, Arc::clone(&overview), gone));
+        Self { overview, nudges, files, controller, admin }
     }
 
-    /// Ends after the admin side, which removes its socket file.
-    async fn end(self) {
+    /// Ends after the admin side, which removes its socket file, and after the webhooks were told what waits for them, if that
+    /// takes no longer than `patience`.
+    async fn end(self, patience: Duration) {
         self.files.abort();
         self.controller.abort();
         let _it_is_not_cancelled = self.admin.await;
+        self.overview.webhooks.finish(patience).await;
     }
 }
 
@@ -306,14 +312,15 @@ async fn until_asked_to_leave(signals: &mut mpsc::Receiver<Signal>, nudges: &mps
     }
 }
 
-/// Not ready, a delay for the balancer to notice, no more connections, then what runs may finish until the deadline.
+/// Not ready, a delay for the balancer to notice, no more connections, then what runs may finish until the deadline. Gives how
+/// much longer the end may take.
 async fn leave(
     shutdown: &config::Shutdown,
     leaving: &watch::Sender<bool>,
     ending: &watch::Sender<Ending>,
     threads: Vec<JoinHandle<()>>,
     signals: &mut mpsc::Receiver<Signal>,
-) {
+) -> Duration {
     leaving.send_replace(true);
     tracing::info!(delay = ?shutdown.readiness_delay, "not ready any more; waiting for the balancer to notice");
     let impatient = async {
@@ -333,11 +340,15 @@ async fn leave(
             Err(_) => tracing::warn!("the drain's deadline has passed; cutting off what still runs"),
         }
     };
-    tokio::select! {
-        () = drained => {}
-        () = impatient => tracing::warn!("asked again; ending at once"),
-    }
+    let last = tokio::select! {
+        () = drained => LAST_MESSAGES,
+        () = impatient => {
+            tracing::warn!("asked again; ending at once");
+            Duration::ZERO
+        }
+    };
     ending.send_replace(Ending::Now);
+    last
 }
 
 async fn joined(threads: Vec<JoinHandle<()>>) {

@@ -15,6 +15,7 @@ mod shown;
 mod toml;
 mod value;
 mod variables;
+mod webhook;
 mod yaml;
 
 #[cfg(test)]
@@ -30,8 +31,8 @@ use std::time::Duration;
 use self::document::{Document, Format, Place};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
-pub use self::shown::masked;
 pub use self::variables::Environment;
+pub use self::webhook::{SigningKey, Url, Webhook, WebhookEvent, origin};
 use bytes::Bytes;
 
 use crate::policy::bucket::{Hash, Percent};
@@ -145,6 +146,8 @@ pub struct Config {
     pub limits: Limits,
     /// Where access log lines go; `None` is nowhere.
     pub access_log: Option<AccessLog>,
+    /// Who is told of changes.
+    pub webhooks: Vec<Webhook>,
     /// Backends by name.
     pub backends: BTreeMap<String, Backend>,
     /// Rollouts by name.

@@ -4,12 +4,14 @@
 //! [`in_force`], publishes by one store, remembers by the [`journal`], and then announces. [`files`] looks at the config and
 //! the `ROLLBACK` file ([`flag`]) when [`watcher`] or a person says so, and knows by [`settle`] when a file may still be
 //! half-written; [`order`] is how people ask for something; [`gate`] looks at the target of a switch, [`pacer`] ends a hold
-//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW.
+//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW and [`findings`] are what they have found. [`webhooks`] tell
+//! others what has changed, by way of [`outbound`].
 
 pub mod announce;
 pub mod clock;
 pub mod controller;
 pub mod files;
+pub mod findings;
 pub mod flag;
 pub mod gate;
 pub mod guards;
@@ -17,7 +19,9 @@ pub mod in_force;
 pub mod journal;
 pub mod memory;
 pub mod order;
+pub mod outbound;
 pub mod overview;
 pub mod pacer;
 pub mod settle;
 pub mod watcher;
+pub mod webhooks;

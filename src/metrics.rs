@@ -8,6 +8,7 @@ mod histogram;
 pub mod process;
 pub mod shield;
 pub mod tally;
+mod webhook;
 pub mod window;
 
 use std::collections::BTreeMap;
@@ -15,8 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use exposition::{CONTENT_TYPE, ConfigGauges, RolloutGauges, Scrape, StateGauges, render};
+pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, render};
 pub use histogram::{Distribution, Histogram};
+pub use webhook::{Delivery, WebhookMeters};
 
 use tokio::sync::Notify;
 use tracing_appender::non_blocking::ErrorCounter;
@@ -407,6 +409,7 @@ pub struct Registry {
     rollouts: Mutex<BTreeMap<String, Arc<RolloutMeters>>>,
     /// Told of each bad request on NEW, so that a verdict waits for no tick.
     pub alarm: Notify,
+    webhooks: Mutex<BTreeMap<String, Arc<WebhookMeters>>>,
     /// Connections from clients, a counter pair a worker.
     pub connections: Box<[ConnectionMeters]>,
     log_dropped: Option<ErrorCounter>,
@@ -444,6 +447,7 @@ impl Registry {
             unsplit: Arc::new(Series::new(workers)),
             rollouts: Mutex::default(),
             alarm: Notify::new(),
+            webhooks: Mutex::default(),
             connections: (0..workers).map(|_| ConnectionMeters::default()).collect(),
             log_dropped: None,
             accept_errors: AtomicU64::new(0),
@@ -481,6 +485,20 @@ impl Registry {
     pub fn rollouts(&self) -> Vec<(String, Arc<RolloutMeters>)> {
         let rollouts = self.rollouts.lock().unwrap_or_else(PoisonError::into_inner);
         rollouts.iter().map(|(name, meters)| (name.clone(), Arc::clone(meters))).collect()
+    }
+
+    /// The meters of the webhook `name`, made at its first mention.
+    #[must_use]
+    pub fn webhook(&self, name: &str) -> Arc<WebhookMeters> {
+        let mut webhooks = self.webhooks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(webhooks.entry(name.to_owned()).or_default())
+    }
+
+    /// Every webhook that ever was, by name.
+    #[must_use]
+    pub fn webhooks(&self) -> Vec<(String, Arc<WebhookMeters>)> {
+        let webhooks = self.webhooks.lock().unwrap_or_else(PoisonError::into_inner);
+        webhooks.iter().map(|(name, meters)| (name.clone(), Arc::clone(meters))).collect()
     }
 
     /// Connections from clients that are open.

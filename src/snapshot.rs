@@ -46,6 +46,8 @@ pub struct Snapshot {
     pub named_routes: Vec<NamedRoute>,
     /// Whom the admin side obeys.
     pub admin: config::Admin,
+    /// Who is told of changes.
+    pub webhooks: Arc<[config::Webhook]>,
     /// The config as it is written: see [`Config::written`].
     pub written: Arc<serde_json::Value>,
     /// The rollouts, by name.
@@ -315,6 +317,7 @@ impl Snapshot {
             hold: overlay.everything.hold.clone(),
             named_routes: named_routes(config, overlay),
             admin: config.admin.clone(),
+            webhooks: config.webhooks.clone().into(),
             written: Arc::clone(&config.written),
             rollouts,
             backends: config.backends.iter().map(|(name, written)| backend(name, written, max_header_size)).collect(),

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::Backend;
 use crate::support::process::{BINARY, Process};
+use crate::support::{Backend, eventually};
 
 /// The fenced blocks of `page` in this language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
@@ -18,8 +18,8 @@ fn page(name: &str) -> String {
 }
 
 /// Runs all that stands in `page` from top to bottom. A block that begins with a comment on another config is skipped
-/// unless `config` makes it so.
-fn follow(name: &str, config: impl Fn(&str) -> String, wanted: impl Fn(&str) -> bool) {
+/// unless `config` makes it so. Gives the process, which may still have something to tell.
+fn follow(name: &str, config: impl Fn(&str) -> String, wanted: impl Fn(&str) -> bool) -> Process {
     let (old, new) = (Backend::named("old"), Backend::named("new"));
     let text = page(name);
     let written = blocks(&text, "yaml")[0].replace("listen: 127.0.0.1:8080\n", "");
@@ -40,6 +40,7 @@ fn follow(name: &str, config: impl Fn(&str) -> String, wanted: impl Fn(&str) -> 
         let [out, err] = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
         assert!(done.status.success(), "{name}:\n{block}\nsaid:\n{out}\n{err}");
     }
+    process
 }
 
 fn as_written(config: &str) -> String {
@@ -81,6 +82,17 @@ fn shielding() {
 #[test]
 fn a_migration_night() {
     follow("maintenance.md", as_written, |_| true);
+}
+
+#[test]
+fn telling_others() {
+    let hook = Backend::named("hook");
+    let address = hook.address.to_string();
+    let _process = follow("webhooks.md", |config| config.replace("127.0.0.1:9004", &address), |_| true);
+    eventually("it is told three times", || hook.requests().len() >= 3);
+    let requests = hook.requests();
+    let signed: Vec<bool> = requests.iter().map(|request| request.header("webhook-signature").is_some()).collect();
+    assert_eq!(signed, [false, false, true]);
 }
 
 #[test]

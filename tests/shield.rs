@@ -3,7 +3,7 @@
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, SystemTime};
 
-use tidegate::metrics::tally::Mark;
+use tidegate::metrics::tally::{Mark, Position};
 use tidegate::metrics::{Class, Failure, Seat, Why};
 use tidegate::policy::decision::{Reason, Side};
 use tidegate::policy::drain::Drain;
@@ -100,7 +100,7 @@ fn guard_sees(plane: &Plane) -> (Counted, Vec<Mark>) {
     let meters = plane.meters();
     let (mut sum, mut marks) = (Counted::default(), Vec::new());
     for tally in meters.tallies().all(Side::New) {
-        let counted = tally.failures().read(&mut Counted::default(), &mut marks);
+        let (counted, _) = tally.failures().read(&mut Position::default(), &mut marks);
         sum = Counted { requests: sum.requests + counted.requests, bad: sum.bad + counted.bad };
     }
     (sum, marks)

@@ -44,7 +44,7 @@ pub struct ShownConfig {
     /// xxh3 of its bytes, 16 hex digits.
     pub hash: String,
     /// What it says, as it is written: `${VAR}` is not filled in, files are named and not read, and passwords in URLs are
-    /// masked.
+    /// masked, as is what follows the host of a webhook's.
     pub config: serde_json::Value,
 }
 

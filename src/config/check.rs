@@ -12,6 +12,7 @@ mod schedule;
 mod server;
 mod shield;
 mod strategy;
+mod webhooks;
 
 use std::path::Path;
 
@@ -47,6 +48,7 @@ impl Checker<'_> {
         let timeouts = self.client_timeouts(&raw.timeouts);
         let limits = self.limits(&raw.limits);
         let access_log = self.access_log(raw.access_log.as_deref());
+        let webhooks = self.webhooks(&raw.webhooks);
         let written = self.written_rollouts(raw);
         let backends = self.backends(&raw.backends, &written, &listeners);
         let rollouts = self.rollouts(&written, &backends.names);
@@ -64,6 +66,7 @@ impl Checker<'_> {
             timeouts: timeouts?,
             limits: limits?,
             access_log,
+            webhooks,
             backends: backends.checked,
             rollouts,
             routes,

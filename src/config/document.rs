@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::error::{Complaint, Fault};
+use super::shown::veiled;
 use super::{json, toml, yaml};
 
 /// How deep lists and maps may nest. The deepest thing a config says lies six levels down.
@@ -105,8 +106,8 @@ impl Node {
             Value::Bool(value) => value.to_string(),
             Value::Integer(value) => value.to_string(),
             Value::Float(value) => value.to_string(),
-            Value::String(text) => quote(text),
-            Value::Expanded(expanded) => quote(&expanded.written),
+            Value::String(text) => quote(&veiled(text)),
+            Value::Expanded(expanded) => quote(&veiled(&expanded.written)),
             Value::List(_) => "a list".to_owned(),
             Value::Map(_) => "a map of keys".to_owned(),
         }

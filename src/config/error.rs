@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use serde_json::json;
 
 use super::document::Position;
+use super::shown::veiled;
 
 /// How many faults are told at once; more help nobody.
 pub(super) const SHOWN_FAULTS: usize = 50;
@@ -12,7 +13,7 @@ pub(super) const SHOWN_FAULTS: usize = 50;
 /// Why a config was refused: everything that is wrong with it. Nothing of such a config is ever applied.
 ///
 /// [`Display`](fmt::Display) tells it to people, [`ConfigError::to_json`] to editors and pipelines. Neither shows what
-/// an environment variable held.
+/// an environment variable held, or what is private in a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     file: String,
@@ -78,7 +79,8 @@ impl Complaint {
     /// A fault of the file as a whole.
     pub(super) fn unlocated(self) -> Fault {
         let Self { message, found, allowed, help } = self;
-        let (message, found, allowed, help) = (brief(message), found.map(brief), allowed.map(brief), help.map(brief));
+        let (message, found, allowed, help) =
+            (told(&message), found.as_deref().map(told), allowed.map(brief), help.map(brief));
         Fault { line: None, column: None, path: String::new(), message, found, allowed, help, source: None }
     }
 
@@ -94,6 +96,11 @@ impl Fault {
     pub(super) fn with_path(self, path: String, found: Option<String>) -> Self {
         Self { path: brief(path), found: self.found.or(found), ..self }
     }
+}
+
+/// What may quote the file.
+fn told(text: &str) -> String {
+    brief(veiled(text))
 }
 
 /// Names in a file may be as long as the file.
@@ -131,6 +138,7 @@ impl SourceLine {
         const BEFORE: usize = 80;
         const LONGEST: usize = 110;
         let line = text.split('\n').nth(at.line - 1).unwrap_or_default().trim_end_matches('\r');
+        let line = veiled(line);
         let skipped = (at.column - 1).saturating_sub(BEFORE);
         let shown: String = line.chars().skip(skipped).take(LONGEST).map(visible).collect();
         let indent = at.column - 1 - skipped;

@@ -53,6 +53,9 @@ pub(super) struct Raw {
     /// Where access log lines go: `stdout` or a file. Without it none are written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) access_log: Option<String>,
+    /// Who is told of changes, by a POST each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) webhooks: Vec<Webhook>,
     /// Backends by name: the addresses that serve one version.
     pub(super) backends: BTreeMap<String, Backend>,
     /// A single rollout: the short form of `rollouts` for one that is named `default`.
@@ -251,6 +254,52 @@ impl Default for Limits {
             max_body: None,
         }
     }
+}
+
+/// Somebody who is told of changes by a POST in JSON, signed as Standard Webhooks says.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["url"]))]
+pub(super) struct Webhook {
+    /// What it is called in metrics, status and logs; no two have the same name. `webhook-1` for the first in the list, and
+    /// so on, unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) name: Option<String>,
+    /// Where it is: an http or https URL. Only its scheme, host and port are ever shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) url: Option<String>,
+    /// A file with the secret that messages are signed with: 16 characters or more, or `whsec_` and base64. Without it they
+    /// are not signed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) secret_file: Option<String>,
+    /// What it is told of.
+    pub(super) events: Vec<WebhookEvent>,
+}
+
+impl Default for Webhook {
+    fn default() -> Self {
+        Self { name: None, url: None, secret_file: None, events: WebhookEvent::ALL.to_vec() }
+    }
+}
+
+/// What a webhook can be told of.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum WebhookEvent {
+    /// The guard did something.
+    Trip,
+    /// Everybody went to OLD: by an operator, a file, the deadline.
+    Rollback,
+    /// A rollback was lifted.
+    Resume,
+    /// A ramp went on by a step, by itself or by hand.
+    Step,
+    /// The colours were switched.
+    Switch,
+}
+
+impl WebhookEvent {
+    const ALL: [Self; 5] = [Self::Trip, Self::Rollback, Self::Resume, Self::Step, Self::Switch];
 }
 
 /// The addresses that serve one version.

@@ -2,9 +2,11 @@
 
 mod errors;
 mod forms;
+mod guard;
 mod guests;
 mod hostile;
 mod moves;
+mod webhooks;
 
 use std::path::Path;
 

@@ -10,11 +10,12 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::announce::{Announcer, Answer};
 use super::clock::{Clock, Reading as Clocks};
 use super::files::{Reading, Reloaded};
+use super::findings::{Finding, Findings, keep_what_stands};
 use super::flag::Flag;
 use super::gate;
 use super::guards::Guards;
@@ -25,8 +26,8 @@ use super::memory::Memory;
 use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
-use crate::config::{self, Config, ConfigError};
-use crate::metrics::window;
+use crate::config::{Config, ConfigError};
+use crate::metrics::{Registry, window};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::decision::Side;
 use crate::policy::rollout::{Action, Change, Command, Gate, Verdict};
@@ -35,6 +36,8 @@ use crate::snapshot::{Endpoint, Snapshot};
 
 /// How often the clock is looked at: steps, drains and deadlines are as exact as this.
 const TICK: Duration = Duration::from_secs(1);
+/// How long after a look of the guards the next one may come, at the earliest.
+const BREATH: Duration = Duration::from_micros(500);
 /// How often the progress of a ramp is remembered while nothing else changes: a kill -9 costs a step so much of its time.
 const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 
@@ -63,6 +66,10 @@ pub struct Controller {
     clock: Clock,
     pacer: Pacer,
     guards: Guards,
+    /// What they have found and still stands.
+    findings: Findings,
+    /// When the guards looked last.
+    looked_at: Instant,
     /// What NEW of each rollout had answered at the last tick.
     answered: HashMap<String, u64>,
     remembered_at: Instant,
@@ -78,7 +85,8 @@ impl Controller {
         errands: Vec<Errands>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        let announcer = Announcer::start(overview.changes.clone());
+        let announcer = Announcer::start(Arc::clone(&overview));
+        overview.webhooks.follow(&overview.snapshot.load().webhooks);
         let mut this = Self {
             in_force,
             published: Arc::clone(&overview.snapshot),
@@ -89,11 +97,14 @@ impl Controller {
             clock: Clock::new(Clocks::now()),
             pacer: Pacer::default(),
             guards: Guards::new(Instant::now()),
+            findings: Findings::new(),
+            looked_at: Instant::now(),
             answered: HashMap::new(),
             remembered_at: Instant::now(),
         };
         this.guards.follow(&this.in_force); // the first snapshot, which is published already, has their epoch
         this.guards.begin(&this.overview.registry);
+        this.show_guards();
         this.remember([started()].into_iter().chain(told).collect(), None);
         this
     }
@@ -111,7 +122,7 @@ impl Controller {
                     Some(event) => self.handle(event),
                     None => return,
                 },
-                () = registry.alarm.notified() => self.look_at_new(),
+                () = alarmed(&registry, self.looked_at) => self.look_at_new(),
                 _ = pace.tick(), if self.pacer.is_busy() => self.let_go(),
                 _ = tick.tick() => self.tick(),
                 _ = reading.tick() => self.take_reading(),
@@ -154,9 +165,11 @@ impl Controller {
     fn publish(&mut self) {
         let epochs = self.guards.follow(&self.in_force);
         self.in_force.set_epochs(epochs);
-        let snapshot = self.in_force.snapshot(&self.overview.registry);
-        self.published.store(Arc::new(snapshot));
+        let snapshot = Arc::new(self.in_force.snapshot(&self.overview.registry));
+        self.published.store(Arc::clone(&snapshot));
         self.guards.begin(&self.overview.registry);
+        self.overview.webhooks.follow(&snapshot.webhooks);
+        self.show_guards();
         self.show_progress(SystemTime::now());
     }
 
@@ -247,7 +260,7 @@ impl Controller {
     }
 
     fn refuse(&self, error: &ConfigError) -> Reloaded {
-        let error = config::masked(&error.to_string());
+        let error = error.to_string();
         tracing::error!("config refused; the old one stays in force\n{error}");
         self.note(|reload| Reload { successful: false, error: Some(error.clone()), ..reload });
         Err(error)
@@ -275,19 +288,30 @@ impl Controller {
             return self.trust_no_count("the process has stood still");
         }
         let verdicts = self.guards.look(now, &self.overview.registry);
+        self.looked_at = now;
         for (name, verdict) in verdicts {
             self.judge(&name, verdict);
         }
     }
 
     fn judge(&mut self, name: &str, verdict: Verdict) {
+        let now = SystemTime::now();
         self.overview.registry.rollout(name).trip(verdict.cause);
-        let told = self.in_force.judged(name, verdict, SystemTime::now());
+        self.note_finding(name, verdict.clone(), now);
+        let told = self.in_force.judged(name, verdict, now);
         if self.in_force.guard_action(name) == Some(Action::StepBack) {
             self.guards.forget_one(name); // the step below is judged by what happens there
         }
-        self.show_guards();
         self.put_in_force(told, None);
+        self.show_guards();
+    }
+
+    /// Before anything follows from it: the numbers are those of this moment.
+    fn note_finding(&mut self, name: &str, verdict: Verdict, at: SystemTime) {
+        let numbers = self.guards.known(&self.overview.registry).remove(name);
+        if let (Some(action), Some(numbers)) = (self.in_force.guard_action(name), numbers) {
+            self.findings.insert(name.to_owned(), Finding { at, verdict, action, numbers });
+        }
     }
 
     /// What was counted so far says nothing any more.
@@ -297,8 +321,11 @@ impl Controller {
         self.publish();
     }
 
-    fn show_guards(&self) {
-        self.overview.guards.store(Arc::new(self.guards.known(&self.overview.registry)));
+    fn show_guards(&mut self) {
+        let known = self.guards.known(&self.overview.registry);
+        keep_what_stands(&mut self.findings, self.in_force.states(), &known);
+        self.overview.findings.store(Arc::new(self.findings.clone()));
+        self.overview.guards.store(Arc::new(known));
     }
 
     fn take_reading(&self) {
@@ -356,6 +383,13 @@ impl Controller {
     }
 }
 
+/// Ready when something was bad on NEW, but not at once after the last look: an outage of both sides, which settles nothing,
+/// may bring any number of alarms.
+async fn alarmed(registry: &Registry, looked_at: Instant) {
+    sleep_until(looked_at + BREATH).await;
+    registry.alarm.notified().await;
+}
+
 fn steady(period: Duration) -> tokio::time::Interval {
     let mut interval = interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -387,7 +421,10 @@ fn started() -> Told {
 fn draft(told: Told) -> Draft {
     let Told { scope, change } = told;
     let Change { what, before, after, by, reason, forced } = change;
-    tracing::info!(scope, by = by.name, source = by.source.as_str(), reason, "{what}: {before} -> {after}");
+    match by.source {
+        Source::Guard => tracing::warn!(scope, by = by.name, reason, "{what}: {before} -> {after}"),
+        source => tracing::info!(scope, by = by.name, source = source.as_str(), reason, "{what}: {before} -> {after}"),
+    }
     let who = Who { kind: by.source.as_str().to_owned(), name: by.name };
     Draft { at: SystemTime::now(), who, scope, what: what.to_owned(), before, after, reason, forced }
 }

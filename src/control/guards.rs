@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::in_force::InForce;
 use crate::config::{self, Config, Endpoint, SlowerThan};
-use crate::metrics::tally::{Mark, Marks, Tallies, Tally};
+use crate::metrics::tally::{Mark, Marks, Position, Tallies, Tally};
 use crate::metrics::window::Recent;
 use crate::metrics::{Registry, RolloutMeters};
 use crate::policy::bucket::{Bucket, Percent};
@@ -37,10 +37,10 @@ pub struct Guards {
 /// What a guard knows, for people.
 #[derive(Clone, Debug)]
 pub struct Known {
-    /// How many failures.
-    pub failures: Account,
+    /// How many failures. What follows from it is worked out by those who want to know ([`Test::account`]).
+    pub failures: Test,
     /// How many slow requests, if that is asked for.
-    pub latency: Option<Account>,
+    pub latency: Option<Test>,
     /// Above which time a request is slow, if that is known.
     pub slow_above: Option<Duration>,
     /// Different buckets that saw a failure since the guard began to look at this backend.
@@ -234,7 +234,13 @@ impl Watched {
             Some(SlowerThan::P99OfOld) => {} // known a little later, or still
             None => tallies.call_slow(None),
         }
-        self.senses().for_each(|sense| sense.skip(tallies));
+        let shares_with_old = self.split.effective < Percent::FULL;
+        for sense in self.senses() {
+            sense.skip(tallies);
+            if shares_with_old {
+                sense.test.expect_old();
+            }
+        }
         self.has_begun = true;
     }
 
@@ -273,14 +279,13 @@ impl Watched {
 
     /// Whether all evidence is back where it began.
     fn is_calm(&self) -> bool {
-        let is_calm = |sense: &Sense| sense.test.account().absolute <= 0.0;
-        is_calm(&self.failures) && self.latency.as_ref().is_none_or(is_calm)
+        self.failures.test.is_calm() && self.latency.as_ref().is_none_or(|latency| latency.test.is_calm())
     }
 
     fn known(&self, meters: &Arc<RolloutMeters>) -> Known {
         Known {
-            failures: self.failures.test.account(),
-            latency: self.latency.as_ref().map(|latency| latency.test.account()),
+            failures: self.failures.test.clone(),
+            latency: self.latency.as_ref().map(|latency| latency.test.clone()),
             slow_above: meters.tallies().slow_above(),
             users_hurt: self.hurt.count(),
             max_users_hurt: self.subject.guard.max_users_hurt,
@@ -296,7 +301,17 @@ struct Sense {
     test: Test,
     of: fn(&Tally) -> &Marks,
     /// By side, then by worker.
-    positions: [Vec<Counted>; 2],
+    positions: [Vec<Position>; 2],
+}
+
+/// What all workers counted on one side since the last look.
+#[derive(Debug, Default)]
+struct Reading {
+    counted: Counted,
+    /// The requests that came before the first bad one.
+    leading: u64,
+    /// The bad ones.
+    marks: Vec<Mark>,
 }
 
 impl Sense {
@@ -307,31 +322,40 @@ impl Sense {
     /// What was counted so far counts for nothing.
     fn skip(&mut self, tallies: &Tallies) {
         for side in Side::ALL {
-            self.read(tallies, side, &mut Vec::new());
+            self.read(tallies, side);
         }
     }
 
-    fn read(&mut self, tallies: &Tallies, side: Side, marks: &mut Vec<Mark>) -> Counted {
+    fn read(&mut self, tallies: &Tallies, side: Side) -> Reading {
         let positions = &mut self.positions[side.index()];
-        let mut sum = Counted::default();
+        let mut sum = Reading::default();
         for (worker, tally) in tallies.all(side).enumerate() {
             if worker == positions.len() {
-                positions.push(Counted::default());
+                positions.push(Position::default());
             }
-            let counted = (self.of)(tally).read(&mut positions[worker], marks);
-            sum = Counted { requests: sum.requests + counted.requests, bad: sum.bad + counted.bad };
+            let (counted, leading) = (self.of)(tally).read(&mut positions[worker], &mut sum.marks);
+            sum.counted.requests += counted.requests;
+            sum.counted.bad += counted.bad;
+            sum.leading += leading;
         }
         sum
     }
 
     /// Gives NEW's bad requests, and adds its requests to `judged`.
     fn look(&mut self, tallies: &Tallies, elapsed: Duration, judged: &mut u64) -> Vec<Mark> {
-        let mut marks = Vec::new();
-        let old = self.read(tallies, Side::Old, &mut Vec::new());
-        let new = self.read(tallies, Side::New, &mut marks);
+        let old = self.read(tallies, Side::Old).counted;
+        let Reading { counted, leading, marks } = self.read(tallies, Side::New);
         let buckets: Vec<Bucket> = marks.iter().map(|mark| mark.bucket).collect();
-        self.test.look(&Batch { old, new, buckets: &buckets, elapsed });
-        *judged += new.requests;
+        // A bad request is looked at within a millisecond, so what else was counted came before it; of its own worker's
+        // requests it is known. Cut there, the test forgets the good ones before it begins to doubt.
+        let before = Counted { requests: leading, bad: 0 };
+        let rest = Counted { requests: counted.requests - leading, bad: counted.bad };
+        self.test.look(&Batch { old, new: before, buckets: &[], elapsed });
+        if rest.requests > 0 {
+            let old = Counted::default();
+            self.test.look(&Batch { old, new: rest, buckets: &buckets, elapsed: Duration::ZERO });
+        }
+        *judged += counted.requests;
         marks
     }
 }

@@ -9,9 +9,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, watch};
 
 use super::controller::Memories;
+use super::findings::Findings;
 use super::guards::Known;
 use super::journal::audit::Entry;
 use super::order::Desk;
+use super::webhooks::Webhooks;
 use crate::metrics::Registry;
 use crate::metrics::window::{Recent, Window};
 use crate::policy::decision::Side;
@@ -33,10 +35,14 @@ pub struct Overview {
     pub progress: ArcSwap<Progress>,
     /// What the guards know, by rollout; second by second, and at each verdict.
     pub guards: ArcSwap<BTreeMap<String, Known>>,
+    /// What the guards have found and still stands.
+    pub findings: ArcSwap<Findings>,
     /// What is remembered, and who changed what.
     pub journal: Memories,
     /// Where every change is announced.
     pub changes: broadcast::Sender<Arc<Entry>>,
+    /// Who else is told of it.
+    pub webhooks: Webhooks,
     /// Where orders are taken.
     pub desk: Desk,
     /// Why what was remembered could not be believed at the start, if it could not.
@@ -115,10 +121,12 @@ impl Overview {
         let Sources { snapshot, registry, journal, desk, lost, ending, leaving, config_path, state_dir } = sources;
         Self {
             snapshot,
+            webhooks: Webhooks::new(Arc::clone(&registry)),
             registry,
             reload: ArcSwap::from_pointee(reload),
             progress: ArcSwap::default(),
             guards: ArcSwap::default(),
+            findings: ArcSwap::default(),
             journal,
             changes: broadcast::channel(CHANGES_KEPT).0,
             desk,

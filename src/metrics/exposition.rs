@@ -11,9 +11,10 @@ use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::process::Process;
-use super::{Class, ConnectionMeters, Distribution, Failure, Registry, RolloutMeters, Series, Why};
+use super::{Class, ConnectionMeters, Delivery, Distribution, Failure, Registry, RolloutMeters, Series, Why};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
+use crate::policy::rollout::Cause;
 
 /// The `content-type` of what [`render`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,6 +30,8 @@ pub struct Scrape<'a> {
     pub registry: &'a Registry,
     /// The rollouts in force.
     pub rollouts: Vec<RolloutGauges<'a>>,
+    /// The guards of the rollouts in force.
+    pub guards: Vec<GuardGauges<'a>>,
     /// How the config was read.
     pub config: ConfigGauges<'a>,
     /// What is remembered over a restart.
@@ -50,6 +53,15 @@ pub struct RolloutGauges<'a> {
     pub effective: Percent,
     /// Whether a latch holds it on OLD.
     pub rolled_back: bool,
+}
+
+/// What a guard knows.
+#[derive(Clone, Debug)]
+pub struct GuardGauges<'a> {
+    /// The rollout's name.
+    pub rollout: &'a str,
+    /// How far the evidence has come on its way to a verdict, 0 to 1, by sense and part.
+    pub evidence: Vec<(&'static str, &'static str, f64)>,
 }
 
 /// How the config was read.
@@ -83,9 +95,11 @@ pub fn render(scrape: &Scrape<'_>) -> String {
     traffic(&mut families, &series);
     shields(&mut families, scrape.registry);
     rollouts(&mut families, &scrape.rollouts);
+    guards(&mut families, scrape);
     clients(&mut families, scrape.registry);
     config(&mut families, scrape.config);
     state(&mut families, scrape.state);
+    webhooks(&mut families, scrape.registry);
     process(&mut families, scrape);
     TextEncoder::new().encode_to_string(&families.0).expect("every family has a name and a metric")
 }
@@ -216,6 +230,38 @@ fn rollouts(families: &mut Families, live: &[RolloutGauges<'_>]) {
     );
 }
 
+fn guards(families: &mut Families, scrape: &Scrape<'_>) {
+    let mut trips = Vec::new();
+    for (name, meters) in scrape.registry.rollouts().iter() {
+        let is_watched = scrape.guards.iter().any(|guard| guard.rollout == name);
+        for cause in Cause::ALL {
+            let count = meters.trips(cause);
+            // An alert on the first one needs the zero before it.
+            if count > 0 || is_watched {
+                trips.push(counter(&[("rollout", name), ("cause", cause.as_str())], count));
+            }
+        }
+    }
+    families.add(
+        "tidegate_guard_trips_total",
+        "Verdicts of a rollout's guard that NEW hurts users, whatever was done about them.",
+        MetricType::COUNTER,
+        trips,
+    );
+    let evidence = scrape.guards.iter().flat_map(|guard| {
+        let labelled =
+            |(sense, part, share)| gauge(&[("rollout", guard.rollout), ("sense", sense), ("part", part)], share);
+        guard.evidence.iter().copied().map(labelled)
+    });
+    families.add(
+        "tidegate_guard_evidence",
+        "How far the evidence against the new side has come on its way to a verdict, in orders of magnitude: 0 to 1. \
+         A verdict needs all parts of a sense at 1.",
+        MetricType::GAUGE,
+        evidence.collect(),
+    );
+}
+
 fn clients(families: &mut Families, registry: &Registry) {
     let open = registry.connections.iter().map(ConnectionMeters::open);
     families.add(
@@ -251,6 +297,28 @@ fn state(families: &mut Families, state: StateGauges) {
         "tidegate_state_lost",
         "1 while a rollout is on old because the state file could not be believed.",
         flag(state.lost),
+    );
+}
+
+/// Every webhook that ever was: counters do not vanish with a reload.
+fn webhooks(families: &mut Families, registry: &Registry) {
+    let all = registry.webhooks();
+    let deliveries = all.iter().flat_map(|(name, meters)| {
+        let labels = |result: Delivery| [("webhook", name.as_str()), ("result", result.as_str())];
+        Delivery::ALL.map(|result| counter(&labels(result), meters.deliveries(result)))
+    });
+    families.add(
+        "tidegate_webhook_deliveries_total",
+        "Messages to a webhook, by what became of them: delivered, failed (given up) or dropped (no room, or the webhook was \
+         taken out of the config).",
+        MetricType::COUNTER,
+        deliveries.collect(),
+    );
+    families.add(
+        "tidegate_webhook_queued",
+        "Messages to a webhook that wait or are on their way.",
+        MetricType::GAUGE,
+        all.iter().map(|(name, meters)| gauge(&[("webhook", name)], exact(meters.queued()))).collect(),
     );
 }
 
@@ -398,6 +466,7 @@ mod tests {
                 effective: Percent::ZERO,
                 rolled_back: true,
             }],
+            guards: vec![GuardGauges { rollout: "ledger", evidence: vec![("failures", "tolerated", 0.25)] }],
             config: ConfigGauges {
                 hash: "00c0ffee00c0ffee",
                 reloads: 3,
@@ -495,6 +564,31 @@ mod tests {
     }
 
     #[test]
+    fn trips_are_there_before_the_first_one_for_whoever_is_watched() {
+        let registry = Registry::new(1);
+        registry.rollout("ledger").trip(Cause::Latency);
+        registry.rollout("gone").trip(Cause::Failures);
+        let _ = registry.rollout("unguarded");
+        let trips: Vec<String> =
+            told(&registry).into_iter().filter(|line| line.starts_with("tidegate_guard_trips_total")).collect();
+        let line = |rollout, cause, count| {
+            format!("tidegate_guard_trips_total{{rollout=\"{rollout}\",cause=\"{cause}\"}} {count}")
+        };
+        let expected = [
+            line("gone", "failures", 1),
+            line("ledger", "failures", 0),
+            line("ledger", "latency", 1),
+            line("ledger", "users_hurt", 0),
+            line("ledger", "query", 0),
+        ];
+        assert_eq!(trips, expected);
+        assert_told(
+            &registry,
+            "tidegate_guard_evidence{rollout=\"ledger\",sense=\"failures\",part=\"tolerated\"} 0.25",
+        );
+    }
+
+    #[test]
     fn gauges_tell_what_is_in_force() {
         let registry = Registry::new(1);
         for line in [
@@ -526,8 +620,22 @@ mod tests {
     }
 
     #[test]
+    fn a_webhook_tells_what_became_of_its_messages() {
+        let registry = Registry::new(1);
+        let meters = registry.webhook("chat");
+        meters.count(Delivery::Failed, 2);
+        meters.set_queued(3);
+        for (result, count) in [("delivered", 0), ("failed", 2), ("dropped", 0)] {
+            let labels = format!("webhook=\"chat\",result=\"{result}\"");
+            assert_told(&registry, &format!("tidegate_webhook_deliveries_total{{{labels}}} {count}"));
+        }
+        assert_told(&registry, "tidegate_webhook_queued{webhook=\"chat\"} 3");
+    }
+
+    #[test]
     fn every_family_has_help() {
         let registry = Registry::new(1);
+        let _ = registry.webhook("chat");
         let _ = registry.rollout("ledger");
         let process = Process {
             cpu_seconds: 1.25,

@@ -4,7 +4,7 @@
 //! by which it was decided; whatever makes earlier outcomes meaningless (another backend, another split, a pause of the
 //! process) begins another epoch, and those that are still running then count for nothing.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Counter;
@@ -16,7 +16,9 @@ use crate::policy::guard::Counted;
 /// millisecond of each.
 const REMEMBERED: usize = 128;
 /// Beside a bucket: the user did not see the failure.
-const SHIELDED: u32 = 1 << 16;
+const SHIELDED: u64 = 1 << 16;
+/// Above both: the good requests since the bad one before.
+const GOOD: u32 = 32;
 /// Nothing is too slow.
 const NO_BOUND: u64 = u64::MAX;
 
@@ -42,13 +44,23 @@ pub struct Tally {
 pub struct Marks {
     requests: Counter,
     bad: AtomicU64,
-    buckets: [AtomicU32; REMEMBERED],
+    /// Requests when the latest bad one came, with it.
+    marked: Counter,
+    marks: [AtomicU64; REMEMBERED],
+}
+
+/// How far a reader of one worker's marks has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Position {
+    read: Counted,
+    /// Good requests that were read since the latest bad one.
+    trailing: u64,
 }
 
 impl Default for Marks {
     fn default() -> Self {
-        let buckets = std::array::from_fn(|_| AtomicU32::new(0));
-        Self { requests: Counter::default(), bad: AtomicU64::new(0), buckets }
+        let marks = std::array::from_fn(|_| AtomicU64::new(0));
+        Self { requests: Counter::default(), bad: AtomicU64::new(0), marked: Counter::default(), marks }
     }
 }
 
@@ -125,30 +137,46 @@ impl Marks {
 
     /// A bad request. Only the worker that owns this may call it.
     pub fn bad(&self, mark: Mark) {
+        let good = self.requests.get() - self.marked.get();
         self.requests.increment();
+        self.marked.add(good + 1);
         let bad = self.bad.load(Ordering::Relaxed);
-        let packed = u32::from(mark.bucket.get()) | if mark.is_shielded { SHIELDED } else { 0 };
-        self.buckets[place(bad)].store(packed, Ordering::Relaxed);
+        let shielded = if mark.is_shielded { SHIELDED } else { 0 };
+        let packed = u64::from(mark.bucket.get()) | shielded | good.min(u64::from(u32::MAX)) << GOOD;
+        self.marks[place(bad)].store(packed, Ordering::Relaxed);
         self.bad.store(bad.wrapping_add(1), Ordering::Release);
     }
 
-    /// What was counted since `position`, which moves on. The marks of the bad ones are added to `marks`, as far as they are
-    /// still remembered.
-    pub fn read(&self, position: &mut Counted, marks: &mut Vec<Mark>) -> Counted {
+    /// What was counted since `position`, which moves on. Gives also how many of the requests came before the first bad one,
+    /// as far as that is known. The marks of the bad ones are added to `marks`, as far as they are still remembered.
+    pub fn read(&self, position: &mut Position, marks: &mut Vec<Mark>) -> (Counted, u64) {
         let bad = self.bad.load(Ordering::Acquire); // first: a request is counted before it is found bad
         let requests = self.requests.get();
-        let counted =
-            Counted { requests: requests.wrapping_sub(position.requests), bad: bad.wrapping_sub(position.bad) };
+        let read = position.read;
+        let counted = Counted { requests: requests.wrapping_sub(read.requests), bad: bad.wrapping_sub(read.bad) };
         let remembered = counted.bad.min(REMEMBERED as u64);
-        marks.extend((bad.wrapping_sub(remembered)..bad).filter_map(|at| self.mark(at)));
-        *position = Counted { requests, bad };
-        counted
+        let (mut first, mut before_bad) = (None, 0);
+        for (mark, good) in (bad.wrapping_sub(remembered)..bad).filter_map(|at| self.mark(at)) {
+            first = first.or(Some(good));
+            before_bad += good;
+            marks.push(mark);
+        }
+        let all_good = (counted.requests - counted.bad) + position.trailing;
+        let leading = match first {
+            None => counted.requests,
+            Some(good) if remembered == counted.bad => good.saturating_sub(position.trailing),
+            Some(_) => 0, // the first one is forgotten
+        };
+        let trailing = if first.is_none() { all_good } else { all_good.saturating_sub(before_bad) };
+        *position = Position { read: Counted { requests, bad }, trailing };
+        (counted, leading.min(counted.requests - counted.bad))
     }
 
-    fn mark(&self, at: u64) -> Option<Mark> {
-        let packed = self.buckets[place(at)].load(Ordering::Relaxed);
+    /// A bad request, and how many good ones came between it and the one before.
+    fn mark(&self, at: u64) -> Option<(Mark, u64)> {
+        let packed = self.marks[place(at)].load(Ordering::Relaxed);
         let bucket = u16::try_from(packed & (SHIELDED - 1)).ok().and_then(Bucket::from_number)?;
-        Some(Mark { bucket, is_shielded: packed & SHIELDED != 0 })
+        Some((Mark { bucket, is_shielded: packed & SHIELDED != 0 }, packed >> GOOD))
     }
 }
 
@@ -167,23 +195,32 @@ mod tests {
     #[test]
     fn a_reader_finds_what_came_since_it_read_last() {
         let marks = Marks::default();
-        let (mut position, mut found) = (Counted::default(), Vec::new());
+        let (mut position, mut found) = (Position::default(), Vec::new());
+        let mut read = || marks.read(&mut position, &mut found);
         marks.good();
         marks.bad(mark(7));
-        assert_eq!(marks.read(&mut position, &mut found), Counted { requests: 2, bad: 1 });
+        marks.good();
+        assert_eq!(read(), (Counted { requests: 3, bad: 1 }, 1));
+        marks.good();
         marks.bad(mark(9_998));
         marks.good();
-        assert_eq!(marks.read(&mut position, &mut found), Counted { requests: 2, bad: 1 });
-        assert_eq!(marks.read(&mut position, &mut found), Counted::default());
-        assert_eq!(found, [mark(7), mark(9_998)]);
+        assert_eq!(read(), (Counted { requests: 3, bad: 1 }, 1), "one came before the bad one since the last look");
+        marks.good();
+        assert_eq!(read(), (Counted { requests: 1, bad: 0 }, 1));
+        marks.bad(mark(1));
+        assert_eq!(read(), (Counted { requests: 1, bad: 1 }, 0));
+        assert_eq!(read(), (Counted::default(), 0));
+        assert_eq!(found, [mark(7), mark(9_998), mark(1)]);
     }
 
     #[test]
     fn of_a_flood_the_latest_are_remembered_and_all_are_counted() {
         let marks = Marks::default();
+        marks.good();
         (0..1_000).for_each(|bucket| marks.bad(mark(bucket)));
         let mut found = Vec::new();
-        assert_eq!(marks.read(&mut Counted::default(), &mut found).bad, 1_000);
+        let read = marks.read(&mut Position::default(), &mut found);
+        assert_eq!(read, (Counted { requests: 1_001, bad: 1_000 }, 0), "what came before is forgotten");
         assert_eq!(found, (1_000 - 128..1_000).map(mark).collect::<Vec<_>>());
     }
 }

@@ -1,15 +1,16 @@
 //! The guard: a sequential test that may be read after every request, and decides whether NEW hurts users.
 //!
 //! NEW is judged when two kinds of evidence are strong enough at the same time: that its share of bad requests is above
-//! what is tolerated ([`absolute`]), and that it is worse than OLD's at that moment ([`relative`]). Both are e-processes:
+//! what is tolerated (`absolute`), and that it is worse than OLD's at that moment (`relative`). Both are e-processes:
 //! bets that win nothing on average as long as NEW is fine, so that looking after every request costs nothing (Ville's
 //! inequality). Each starts again from its floor whenever the bets have lost, so that a long healthy past is no shield.
-//! A third thing has to hold: the bad requests come from several buckets ([`spread`]). `docs/guard.md` tells it without
+//! A third thing has to hold: the bad requests come from several buckets (`spread`). `docs/guard.md` tells it without
 //! formulas.
 
 mod absolute;
 mod account;
 mod hurt;
+mod mixture;
 mod relative;
 mod share;
 mod spread;
@@ -82,6 +83,8 @@ pub struct Test {
     relative: Relative,
     /// The same evidence against OLD: while there is any, NEW has to be that much worse.
     old_absolute: Absolute,
+    /// The most of it in the current run, as a logarithm.
+    old_worst: f64,
     share: Share,
     spread: Spread,
     /// Counted in the current run.
@@ -98,6 +101,7 @@ impl Test {
             absolute: Absolute::new(limits),
             relative: Relative::new(limits),
             old_absolute: Absolute::new(limits),
+            old_worst: 0.0,
             share: Share::default(),
             spread: Spread::new(limits.min_distinct),
             new: Counted::default(),
@@ -113,12 +117,14 @@ impl Test {
         let share = self.share.look(batch);
         self.absolute.look(new);
         self.old_absolute.look(batch.old);
-        self.relative.look(&Seen { new, old: batch.old, share, elapsed: batch.elapsed });
+        self.old_worst = self.old_worst.max(self.old_absolute.evidence());
+        self.relative.look(&Seen { new, old: batch.old, share });
         self.new = self.new.and(new);
         self.old = self.old.and(batch.old);
         if self.absolute.is_at_floor() {
             self.new = Counted::default();
             self.old = Counted::default();
+            self.old_worst = 0.0;
             self.spread.clear();
         }
     }
@@ -141,18 +147,32 @@ impl Test {
             && self.spread.is_enough()
     }
 
+    /// Whether there is no evidence at all.
+    #[must_use]
+    pub fn is_calm(&self) -> bool {
+        self.absolute.is_at_floor()
+    }
+
     /// The split has changed: what share of the requests is NEW's has to be learnt anew; the evidence goes on.
     pub fn split_changed(&mut self) {
         self.share.forget(self.absolute.is_low());
     }
 
+    /// OLD has a share of the traffic, so for three seconds it does not count as silent, though nothing was heard of it yet.
+    /// For after a start, and after [`Test::split_changed`], where not everybody is sent to NEW: a process that was
+    /// restarted in an outage of both would else see NEW fail first, and judge by that alone.
+    pub fn expect_old(&mut self) {
+        self.share.expect_old();
+    }
+
     /// How strong (natural logarithm) the evidence has to be that NEW is worse than OLD: 1e4, or as strong as the evidence
-    /// that OLD itself is above the tolerance, but never more than `one_false_trip_in`. While OLD is healthy, a NEW that is
-    /// no worse is healthy too, and the absolute part sees to it that false alarms are rare. While both are bad, the
-    /// absolute part is settled and this is all that stands between an outage of both and a rollback.
+    /// was in the current run that OLD itself is above the tolerance, but never more than `one_false_trip_in`. While OLD is
+    /// healthy, a NEW that is no worse is healthy too, and the absolute part sees to it that false alarms are rare. While
+    /// both are bad, the absolute part is settled and this is all that stands between an outage of both and a rollback; also
+    /// when OLD, with more requests, is believed to be well again before NEW is.
     fn relative_needed(&self) -> f64 {
         let most = self.limits.one_false_trip_in.ln();
-        RELATIVE_NEEDED.ln().max(self.old_absolute.evidence()).min(most)
+        RELATIVE_NEEDED.ln().max(self.old_worst).min(most)
     }
 }
 
@@ -168,11 +188,4 @@ pub fn requests_to_see(limits: &Limits, share: f64) -> u64 {
 #[expect(clippy::cast_precision_loss, reason = "above 2^53 a count is off by less than one in 10^15")]
 fn float(count: u64) -> f64 {
     count as f64
-}
-
-/// The logarithm of the mean of `exp(log)`.
-fn log_mean_exp(logs: &[f64]) -> f64 {
-    let top = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let count = float(u64::try_from(logs.len()).unwrap_or(u64::MAX));
-    top + (logs.iter().map(|log| (log - top).exp()).sum::<f64>() / count).ln()
 }

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::time::{rfc3339, rounded};
+use super::webhook::of_webhook;
 use super::{ConfigStatus, Phase, ReloadStatus, RouteStatus, StateStatus, Status, VERSION, of_rollout, standing};
 use crate::admin::answer::durability;
 use crate::control::overview::{Overview, Reload};
@@ -29,6 +30,7 @@ pub fn of(overview: &Overview, now: SystemTime) -> Status {
         state_dir: overview.state_dir.as_ref().map(|path| path.display().to_string()),
         client_connections: overview.registry.open_connections(),
         state: state(overview),
+        webhooks: overview.webhooks.shown().into_iter().map(of_webhook).collect(),
         maintenance: standing::maintenance(&snapshot.everything),
         hold: standing::hold(&snapshot.everything, snapshot.hold.as_ref()),
         routes: routes(&snapshot),

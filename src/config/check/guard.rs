@@ -77,14 +77,22 @@ impl Checker<'_> {
     }
 
     fn statuses(&mut self, place: &Place, written: &raw::Statuses) -> Vec<RangeInclusive<u16>> {
-        self.faults.take_all(place, &written.0, |status| statuses(&text(status)))
+        self.each(place, written, statuses)
     }
 
     fn grpc(&mut self, place: &Place, written: &raw::Statuses) -> Vec<u8> {
-        match written.0.iter().map(text).collect::<Vec<_>>().as_slice() {
-            [only] if only == "default" => Failures::GRPC.to_vec(),
-            [only] if only == "none" => Vec::new(),
-            _ => self.faults.take_all(place, &written.0, |status| grpc_status(&text(status))),
+        match written {
+            raw::Statuses::One(word) if text(word) == "default" => Failures::GRPC.to_vec(),
+            raw::Statuses::One(word) if text(word) == "none" => Vec::new(),
+            _ => self.each(place, written, grpc_status),
+        }
+    }
+
+    /// What `read` makes of each of them.
+    fn each<T>(&mut self, place: &Place, written: &raw::Statuses, read: impl Fn(&str) -> Checked<T>) -> Vec<T> {
+        match written {
+            raw::Statuses::One(one) => self.faults.take(place, read(&text(one))).into_iter().collect(),
+            raw::Statuses::Many(many) => self.faults.take_all(place, many, |one| read(&text(one))),
         }
     }
 

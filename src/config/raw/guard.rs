@@ -70,12 +70,17 @@ impl Default for Failures {
 
 /// Statuses by number, range or name: one, or a list.
 #[derive(Debug, Serialize)]
-#[serde(transparent)]
-pub(in crate::config) struct Statuses(pub(in crate::config) Vec<Key>);
+#[serde(untagged)]
+pub(in crate::config) enum Statuses {
+    /// One.
+    One(Key),
+    /// Several.
+    Many(Vec<Key>),
+}
 
 impl Statuses {
     fn one(text: &str) -> Self {
-        Self(vec![Key(Scalar::Text(text.to_owned()))])
+        Self::One(Key(Scalar::Text(text.to_owned())))
     }
 }
 
@@ -95,7 +100,7 @@ impl<'de> Visitor<'de> for StatusesVisitor {
     }
 
     fn visit_i128<E>(self, number: i128) -> Result<Statuses, E> {
-        Ok(Statuses(vec![Key(Scalar::Integer(number))]))
+        Ok(Statuses::One(Key(Scalar::Integer(number))))
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Statuses, E> {
@@ -107,7 +112,7 @@ impl<'de> Visitor<'de> for StatusesVisitor {
         while let Some(item) = list.next_element()? {
             items.push(item);
         }
-        Ok(Statuses(items))
+        Ok(Statuses::Many(items))
     }
 }
 

@@ -231,7 +231,7 @@ fn every_mistake_in_a_rollout_has_its_sentence() {
         ("salt:", "rollout.salt: this key has no value"),
         ("rollback: on", "rollout.rollback: this is the wrong kind of value"),
         ("salt: 5", "rollout.salt: this is not a text"),
-        ("pins: {}", "rollout.pins: unknown key `pins`"),
+        ("gaurd: {}", "rollout.gaurd: unknown key `gaurd`"),
         ("shield:", "rollout.shield: this key has no value"),
         ("shield: {budgt: 5}", "rollout.shield.budgt: unknown key `budgt`"),
         ("shield: {budget: 0%}", "rollout.shield.budget: with this budget the shield would soon be spent for good"),

@@ -10,7 +10,7 @@ use crate::policy::bucket::{BUCKETS, Bucket};
 const FAR: u32 = 10_000;
 
 /// Everything a person wants to know of a test. Evidence is the decimal logarithm of an e-value: 8 stands for "this would
-/// come once in 10^8 if nothing were wrong".
+/// come once in 10^8 if nothing were wrong". It is at least 0.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Account {
     /// What the config says.
@@ -43,9 +43,9 @@ impl Test {
             limits: self.limits.clone(),
             new: self.new,
             old: self.old,
-            absolute: self.absolute.evidence() / LN_10,
+            absolute: self.absolute.evidence().max(0.0) / LN_10,
             absolute_needed: self.limits.one_false_trip_in.log10(),
-            relative: (!self.share.old_is_silent()).then(|| self.relative.evidence() / LN_10),
+            relative: (!self.share.old_is_silent()).then(|| self.relative.evidence().max(0.0) / LN_10),
             relative_needed: self.relative_needed() / LN_10,
             distinct: self.spread.distinct(),
             failures_to_settle: self.failures_to_settle(),

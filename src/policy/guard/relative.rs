@@ -11,14 +11,13 @@
 //! π is only estimated. Between two bounds of it the higher one is put into the factors of bad requests and the lower one
 //! into those of good requests: each is then at most what it would be with the true π.
 
-use std::time::Duration;
-
-use super::absolute::{COMPONENTS, geometric};
+use super::mixture::{COMPONENTS, Mixture, geometric};
 use super::share::Bounds;
-use super::{Counted, Limits, float, log_mean_exp};
+use super::{Counted, Limits, float};
 
-/// How long OLD's past counts, as a time constant in seconds.
-const MEMORY: f64 = 60.0;
+/// For how many requests on OLD its past counts, as the constant of an exponential. In requests, not in time: what is known
+/// of a rare failure is as precise with little traffic as with much.
+const MEMORY: f64 = 10_000.0;
 
 /// OLD is taken to have had this many requests before, with half of the tolerated share bad.
 const PRIOR: f64 = 20.0;
@@ -29,10 +28,15 @@ const OLD_MOST: f64 = 0.65;
 /// NEW is at least this many times as bad as OLD in every bet, so that a small error in π is no evidence.
 const RATIO: f64 = 1.5;
 
-/// The highest excess that is bet on.
-const HIGHEST: f64 = 0.95;
+/// The highest excess that is bet on. Close to 1, because where NEW has nearly all requests a good one of OLD tells at most
+/// 1/(1 - n).
+const HIGHEST: f64 = 0.998;
 
-/// A component may exceed what can be needed by this factor, and no further.
+/// What part of the stake is on each bet. More than a third is on the highest: where NEW has nearly all requests, there are few
+/// of OLD to compare with, and each has to tell much.
+const PARTS: [f64; COMPONENTS] = [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 4.0];
+
+/// The evidence may exceed what can be needed by this factor, and no further.
 const SPARE: f64 = 100.0;
 
 /// What is looked at.
@@ -44,8 +48,6 @@ pub(super) struct Seen {
     pub(super) old: Counted,
     /// Of NEW in the requests.
     pub(super) share: Bounds,
-    /// Since the last look.
-    pub(super) elapsed: Duration,
 }
 
 /// The evidence that NEW is worse than OLD.
@@ -53,10 +55,8 @@ pub(super) struct Seen {
 pub(super) struct Relative {
     /// By how much NEW's share bad exceeds OLD's, as a part of what is left to 1.
     excess: [f64; COMPONENTS],
-    /// The components' logarithms, as in [`super::absolute`].
-    logs: [f64; COMPONENTS],
-    most: f64,
-    /// Requests on OLD in the window before the current batch, and the bad ones among them.
+    bets: Mixture,
+    /// Requests on OLD before the current batch, and the bad ones among them.
     old: f64,
     old_bad: f64,
     tolerance: f64,
@@ -66,11 +66,10 @@ impl Relative {
     pub(super) fn new(limits: &Limits) -> Self {
         let tolerance = limits.tolerance;
         let highest = HIGHEST.max(f64::midpoint(tolerance, 1.0));
-        let most = limits.one_false_trip_in.max(super::RELATIVE_NEEDED) * SPARE * float(COMPONENTS as u64);
+        let most = limits.one_false_trip_in.max(super::RELATIVE_NEEDED) * SPARE;
         Self {
             excess: geometric(tolerance, highest),
-            logs: [0.0; COMPONENTS],
-            most: most.ln(),
+            bets: Mixture::new(PARTS, most.ln()),
             old: 0.0,
             old_bad: 0.0,
             tolerance,
@@ -79,16 +78,13 @@ impl Relative {
 
     pub(super) fn look(&mut self, seen: &Seen) {
         let old = self.old_share();
-        for (log, excess) in self.logs.iter_mut().zip(self.excess) {
-            let bet = Bet::against(old, excess);
-            *log = (log.max(0.0) + bet.gain(seen)).min(self.most);
-        }
-        self.remember(seen.old, seen.elapsed);
+        self.bets.grow(|k| Bet::against(old, self.excess[k]).gain(seen));
+        self.remember(seen.old);
     }
 
     /// The logarithm of the e-value.
     pub(super) fn evidence(&self) -> f64 {
-        log_mean_exp(&self.logs)
+        self.bets.evidence()
     }
 
     /// OLD's share bad as far as it is known before the current batch: what is put into a bet must not know its outcome.
@@ -97,8 +93,8 @@ impl Relative {
         share.clamp(self.tolerance / 100.0, OLD_MOST)
     }
 
-    fn remember(&mut self, old: Counted, elapsed: Duration) {
-        let kept = (-elapsed.as_secs_f64() / MEMORY).exp();
+    fn remember(&mut self, old: Counted) {
+        let kept = (-float(old.requests) / MEMORY).exp();
         self.old = self.old * kept + float(old.requests);
         self.old_bad = self.old_bad * kept + float(old.bad);
     }

@@ -12,7 +12,7 @@ use super::{Batch, Counted, float};
 const SHORT: f64 = 2.0;
 const LONG: f64 = 30.0;
 
-/// How long OLD is waited for after a change of the split while NEW is suspected, in seconds.
+/// How long OLD is waited for after a start or a change of the split, in seconds.
 const GRACE: f64 = 3.0;
 
 /// NEW's share, `0.0..=1.0`.
@@ -54,8 +54,13 @@ impl Share {
     /// a switch of everybody to NEW nothing will be. If not, an outage of both may be under way, and OLD gets some time to
     /// show it.
     pub(super) fn forget(&mut self, healthy: bool) {
-        let most = if healthy { 0.0 } else { (GRACE / LONG).exp() };
+        let most = if healthy { 0.0 } else { grace() };
         *self = Self { old: self.old.min(most), ..Self::default() };
+    }
+
+    /// Waits for OLD.
+    pub(super) fn expect_old(&mut self) {
+        self.old = self.old.max(grace());
     }
 
     /// Requests on OLD for each one on NEW, as usual; 0 if OLD is silent.
@@ -92,6 +97,11 @@ impl Window {
     fn low(self) -> f64 {
         self.new / (self.old + self.new + 1.0)
     }
+}
+
+/// A count of which one is left after [`GRACE`].
+fn grace() -> f64 {
+    (GRACE / LONG).exp()
 }
 
 /// What is left of a count after `elapsed`.
