@@ -250,6 +250,15 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// Whether both have the same addresses.
+    #[must_use]
+    pub fn is_where(&self, other: &Self) -> bool {
+        self.endpoints
+            .iter()
+            .map(|endpoint| &endpoint.address)
+            .eq(other.endpoints.iter().map(|endpoint| &endpoint.address))
+    }
+
     /// Its host as a header value, for a request that names none.
     #[must_use]
     pub fn host(&self) -> HeaderValue {

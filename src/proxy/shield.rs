@@ -92,16 +92,16 @@ impl Shield {
 
     /// The rollout as it is `now`, if OLD may be asked there and the request may be sent again.
     fn find_old<'a>(&self, tried: &Tried, report: &Report, now: &'a Snapshot) -> Option<&'a Rollout> {
-        let head =
-            self.head(tried, report, now).filter(|_| may_replay(Case { reached: self.reached(tried), ..self.case }))?;
+        let case = Case { reached: self.reached(tried), ..self.case };
+        let head = self.head(tried, report, now).filter(|_| may_replay(case))?;
         let then = &*report.view.snapshot;
         let decided = &then.rollouts[self.rollout];
         let at = now.rollouts.iter().position(|rollout| Arc::ptr_eq(&rollout.meters, &decided.meters))?;
         let rollout = &now.rollouts[at];
+        // What was NEW may be OLD by now, and has failed all the same.
         let (failed, old) = (&then.backends[decided.backend(Side::New)], &now.backends[rollout.backend(Side::Old)]);
         let is_free = rollout.shield.is_some() && !rollout.empties(Side::Old) && would_serve(now, head, at);
-        // What was NEW may be OLD by now, and has failed all the same.
-        (is_free && failed.endpoints != old.endpoints).then_some(rollout)
+        (is_free && !old.is_where(failed)).then_some(rollout)
     }
 
     /// The head of what would be sent again, if that is here.
