@@ -11,6 +11,7 @@ mod check;
 mod demo;
 mod drain;
 mod explain;
+mod guard;
 mod healthcheck;
 mod hold;
 mod maintenance;
@@ -27,6 +28,8 @@ mod standing;
 mod status;
 mod step;
 mod switch;
+mod watch;
+mod words;
 mod written;
 
 use std::io::{self, Write as _};
@@ -40,6 +43,7 @@ pub use audit::AuditArgs;
 pub use check::CheckArgs;
 pub use drain::DrainArgs;
 pub use explain::ExplainArgs;
+pub use guard::GuardArgs;
 pub use healthcheck::HealthcheckArgs;
 pub use hold::HoldArgs;
 pub use maintenance::MaintenanceArgs;
@@ -84,6 +88,8 @@ enum Verb {
     Schema,
     /// Show what is in force and what the traffic does
     Status(StatusArgs),
+    /// Show what the guard knows of NEW, and what it would take to trip it
+    Guard(GuardArgs),
     /// Put a percent over the configured one, or take it away again
     Set(SetArgs),
     /// Take everybody back to OLD, until somebody resumes
@@ -143,6 +149,7 @@ pub fn main() -> ExitCode {
         Verb::Explain(args) => explain::run(&args),
         Verb::Schema => schema::run(),
         Verb::Status(args) => status::run(&args),
+        Verb::Guard(args) => guard::run(&args),
         Verb::Set(args) => set::run(&args),
         Verb::Rollback(args) => rollback::run(&args),
         Verb::Resume(args) => resume::run(&args),

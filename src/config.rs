@@ -372,6 +372,8 @@ pub struct Rollout {
     pub expose_side: bool,
     /// What takes NEW away when it hurts users; `None` if nothing does.
     pub guard: Option<Guard>,
+    /// What answers in place of a NEW that fails; `None` if nothing does.
+    pub shield: Option<Shield>,
 }
 
 /// What takes NEW away when it hurts users.
@@ -416,6 +418,17 @@ pub struct Query {
     pub failures: usize,
     /// How long the answer may take. Default 5 s.
     pub timeout: Duration,
+}
+
+/// Lets OLD answer requests that NEW failed, if they may be sent again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shield {
+    /// Bytes of a request body that are kept at most, 0 to 16 MiB. Default 64 KiB.
+    pub max_body: usize,
+    /// What each request puts into the [budget](crate::policy::shield::Budget); above 0. Default 20 %.
+    pub budget: Percent,
+    /// Which answers are failures: the guard's, whether there is a guard or not.
+    pub failures: Arc<Failures>,
 }
 
 /// When requests are too slow.

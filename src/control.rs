@@ -4,13 +4,14 @@
 //! [`in_force`], publishes by one store, remembers by the [`journal`], and then announces. [`files`] looks at the config and
 //! the `ROLLBACK` file ([`flag`]) when [`watcher`] or a person says so, and knows by [`settle`] when a file may still be
 //! half-written; [`order`] is how people ask for something; [`gate`] looks at the target of a switch, [`pacer`] ends a hold
-//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW, and [`queries`] ask a Prometheus about it. [`webhooks`] tell
-//! others what has changed; both go by way of [`outbound`].
+//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW, [`queries`] ask a Prometheus about it, and [`findings`] are
+//! what they have found. [`webhooks`] tell others what has changed; they and the queries go by way of [`outbound`].
 
 pub mod announce;
 pub mod clock;
 pub mod controller;
 pub mod files;
+pub mod findings;
 pub mod flag;
 pub mod gate;
 pub mod guards;

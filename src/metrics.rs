@@ -6,6 +6,7 @@
 mod exposition;
 mod histogram;
 pub mod process;
+pub mod shield;
 pub mod tally;
 mod webhook;
 pub mod window;
@@ -15,13 +16,14 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use exposition::{CONTENT_TYPE, ConfigGauges, RolloutGauges, Scrape, StateGauges, render};
+pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, render};
 pub use histogram::{Distribution, Histogram};
 pub use webhook::{Delivery, WebhookMeters};
 
 use tokio::sync::Notify;
 use tracing_appender::non_blocking::ErrorCounter;
 
+use self::shield::ShieldMeter;
 use self::tally::Tallies;
 use crate::policy::decision::{Reason, Side};
 pub use crate::policy::outcome::Failure;
@@ -321,6 +323,8 @@ pub struct RolloutMeters {
     sides: [Series; 2],
     turned_away: Series,
     tallies: Tallies,
+    /// By worker.
+    shields: Box<[ShieldMeter]>,
     /// By [`Cause`].
     trips: [AtomicU64; Cause::ALL.len()],
 }
@@ -331,6 +335,7 @@ impl RolloutMeters {
             sides: [Series::new(workers), Series::new(workers)],
             turned_away: Series::new(workers),
             tallies: Tallies::new(workers),
+            shields: (0..workers).map(|_| ShieldMeter::default()).collect(),
             trips: Default::default(),
         }
     }
@@ -368,6 +373,18 @@ impl RolloutMeters {
     #[must_use]
     pub fn tallies(&self) -> &Tallies {
         &self.tallies
+    }
+
+    /// What `worker` does for the rollout's shield.
+    #[must_use]
+    pub fn shield(&self, worker: usize) -> &ShieldMeter {
+        &self.shields[worker]
+    }
+
+    /// Requests so far that NEW failed and OLD answered.
+    #[must_use]
+    pub fn shielded(&self) -> u64 {
+        self.shields.iter().map(ShieldMeter::count).sum()
     }
 
     /// The series of requests that no side saw, because of maintenance or a hold.

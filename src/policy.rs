@@ -18,4 +18,5 @@ pub mod ramp;
 pub mod rollout;
 pub mod route;
 pub mod schedule;
+pub mod shield;
 pub mod standing;

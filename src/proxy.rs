@@ -17,6 +17,8 @@ mod inspect;
 mod notice;
 mod respond;
 pub mod route;
+mod send;
+mod shield;
 pub mod subject;
 mod watch;
 pub mod worker;

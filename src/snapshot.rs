@@ -166,6 +166,8 @@ pub struct Rollout {
     pub label: HeaderValue,
     /// What its guard counts; `None` if there is none.
     pub guard: Option<Guarded>,
+    /// What answers in place of a NEW that fails; `None` if nothing does.
+    pub shield: Option<config::Shield>,
     /// Its meters.
     pub meters: Arc<RolloutMeters>,
 }
@@ -245,6 +247,16 @@ pub struct Backend {
     pub endpoints: Vec<Endpoint>,
     /// How its endpoints are asked whether they are fit to serve.
     pub health: Option<config::Health>,
+}
+
+impl Backend {
+    /// Its host as a header value, for a request that names none.
+    #[must_use]
+    pub fn host(&self) -> HeaderValue {
+        let address = &self.endpoints[0].address;
+        let host = format!("{}:{}", address.host, address.port);
+        HeaderValue::from_str(&host).expect("a checked endpoint has a host of visible ASCII")
+    }
 }
 
 /// What makes connections exchangeable: workers keep one pool for each of these, over reloads.
@@ -423,6 +435,7 @@ fn rollout(
         expose_side: written.expose_side,
         label: HeaderValue::from_str(name).expect("a checked name is letters, digits, '-' and '_'"),
         guard: written.guard.as_ref().map(|guard| guarded(guard, epoch)),
+        shield: written.shield.clone(),
         meters,
     }
 }

@@ -75,6 +75,11 @@ fn switching() {
 }
 
 #[test]
+fn shielding() {
+    follow("shield.md", as_written, |_| true);
+}
+
+#[test]
 fn a_migration_night() {
     follow("maintenance.md", as_written, |_| true);
 }

@@ -243,6 +243,31 @@ fn out_of_descriptors_it_serves_whom_it_has_and_recovers() {
 }
 
 #[test]
+fn out_of_descriptors_it_does_not_blame_the_backend() {
+    let backend = Backend::named("only");
+    let tidegate = Process::start_in_shell("ulimit -n 64", &format!("{SHUTDOWN}{}", single(&backend)));
+    let mut known = tidegate.client();
+    assert_eq!(known.get("/", &[]).status, 200);
+    let mut admin = Client::connect(tidegate.admin);
+    let mut is_told = |line: &str| {
+        let answer = admin.send("GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").answer();
+        answer.text().lines().any(|told| told.starts_with(line))
+    };
+    assert!(is_told("tidegate_accept_errors_total 0"));
+    let mut crowd: Vec<Client> = (0..100).map(|_| tidegate.client()).collect();
+    eventually("there are none left", || !is_told("tidegate_accept_errors_total 0"));
+    // The kept connection is taken for as long as this upload lasts: another request needs a new one.
+    known.send("POST / HTTP/1.1\r\nhost: service\r\ncontent-length: 1\r\n\r\n");
+    eventually("the upload has begun", || backend.text().contains("POST"));
+    let answer = crowd[0].get("/", &[]);
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    assert_eq!(answer.header("proxy-status"), Some("tidegate; error=connection_limit_reached"));
+    let counted = "tidegate_upstream_failures_total{rollout=\"\",side=\"\",cause=\"own_limit\"} 1";
+    eventually("it is counted as ours", || is_told(counted));
+    assert_eq!(known.send("x").answer().status, 200);
+}
+
+#[test]
 fn a_stalled_upload_stays_with_its_client_and_not_in_memory() {
     let backend = Backend::scripted(|connection| {
         connection.read_head();

@@ -235,7 +235,7 @@ fn a_state_dir_that_disappears_does_not_lift_its_rollback() {
     eventually("the folder was looked at", || tidegate.metric("tidegate_config_reloads_total") > reloads);
     assert_eq!(client.get_as(1).header("x-backend"), Some("old"));
     // The mount is back, and somebody removes the file.
-    fs::remove_dir_all(&folder).unwrap();
+    fs::rename(&folder, state.path().join("unmounted")).unwrap(); // something may just be written there
     fs::rename(state.path().join("away"), &folder).unwrap();
     fs::remove_file(folder.join("ROLLBACK")).unwrap();
     eventually("it is lifted", || client.get_as(1).header("x-backend") == Some("new"));

@@ -17,10 +17,12 @@ use super::events::Stage;
 use super::operations::{paths, routes};
 use super::origin::screen;
 use super::problem::{Problem, nearest, shortened, unknown};
-use super::status::{self, Phase, Status, VERSION};
+use super::status::{self, GuardReport, Phase, Status, VERSION};
+use crate::control::guards::Known;
 use crate::control::journal::Durability;
 use crate::control::overview::Overview;
-use crate::metrics::{self, ConfigGauges, RolloutGauges, Scrape, StateGauges, process};
+use crate::metrics::{self, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, process};
+use crate::policy::guard::Test;
 
 /// What the answers are made of.
 #[derive(Debug)]
@@ -90,9 +92,11 @@ fn exposition(sources: &Sources) -> String {
         effective: rollout.effective(),
         rolled_back: rollout.split.rollback,
     });
+    let known = overview.guards.load();
     metrics::render(&Scrape {
         registry: &overview.registry,
         rollouts: rollouts.collect(),
+        guards: known.iter().map(|(rollout, known)| GuardGauges { rollout, evidence: evidence(known) }).collect(),
         config: ConfigGauges {
             hash: &snapshot.config_hash,
             reloads: reload.attempts,
@@ -108,6 +112,19 @@ fn exposition(sources: &Sources) -> String {
     })
 }
 
+/// How far the evidence of each sense has come, by what it has to be worse than.
+fn evidence(known: &Known) -> Vec<(&'static str, &'static str, f64)> {
+    let latency = known.latency.as_ref().map(Test::account);
+    let senses = [("failures", Some(known.failures.account())), ("latency", latency)];
+    let parts =
+        senses.into_iter().filter_map(|(sense, account)| Some((sense, account?))).flat_map(|(sense, account)| {
+            let tolerated = status::share(account.absolute, account.absolute_needed);
+            let old = account.relative.map(|relative| (sense, "old", status::share(relative, account.relative_needed)));
+            [Some((sense, "tolerated", tolerated)), old].into_iter().flatten()
+        });
+    parts.collect()
+}
+
 pub(super) async fn whole_status(State(sources): Shared) -> Json<Status> {
     Json(status::of(&sources.overview, SystemTime::now()))
 }
@@ -117,6 +134,12 @@ pub(super) async fn rollout_status(State(sources): Shared, Name(name): Name) -> 
     let rollout = snapshot.rollout(&name).ok_or_else(|| no_such_rollout(&sources.overview, &name))?;
     let status = status::of_rollout(&sources.overview, &snapshot, rollout, SystemTime::now());
     Ok((with_etag(&status.etag), Json(status)).into_response())
+}
+
+pub(super) async fn guard(State(sources): Shared, Name(name): Name) -> Result<Json<GuardReport>, Problem> {
+    let snapshot = sources.overview.snapshot.load();
+    let rollout = snapshot.rollout(&name).ok_or_else(|| no_such_rollout(&sources.overview, &name))?;
+    Ok(Json(status::guard_report(&sources.overview, rollout)))
 }
 
 pub(super) async fn config(State(sources): Shared) -> Json<ShownConfig> {

@@ -12,7 +12,7 @@ use super::answer::{AuditPage, Changed, Reloaded, ShownConfig, Version};
 use super::api::{self, Sources};
 use super::change::{everything, reload, rollout, route};
 use super::events::events;
-use super::status::{RolloutStatus, Status};
+use super::status::{GuardReport, RolloutStatus, Status};
 use super::wish::{
     Continue, Drain, DrainBody, Hold, HoldBody, Maintenance, MaintenanceBody, Pause, PercentBody, Promote, PromoteBody,
     ReasonBody, Resume, ResumeAll, ResumeBody, Rollback, Set, Switch, SwitchBody, Unset,
@@ -104,6 +104,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "This document", => Gives::AnyJson),
     operation!(GET "/api/v1/rollouts/{name}" api::rollout_status, "rollout",
         "One rollout", => json!(RolloutStatus)),
+    operation!(GET "/api/v1/rollouts/{name}/guard" api::guard, "guard",
+        "What the guard of a rollout knows of NEW, and what it would take to trip it", => json!(GuardReport)),
     operation!(PUT "/api/v1/rollouts/{name}/percent" rollout::<Set>, "setPercent",
         "Puts a percent over the configured one", PercentBody => CHANGED),
     operation!(DELETE "/api/v1/rollouts/{name}/percent" rollout::<Unset>, "unsetPercent",

@@ -3,6 +3,7 @@
 //! The percent stands there in its layers, side by side: what the config says, what somebody put on top, what is in force,
 //! and what the traffic really did.
 
+mod guard;
 mod process;
 mod rollout;
 mod standing;
@@ -12,6 +13,7 @@ mod webhook;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::guard::{guard_report, share};
 pub use self::process::of;
 pub use self::rollout::of_rollout;
 pub(super) use self::rollout::undo;
@@ -179,6 +181,8 @@ pub struct RolloutStatus {
     pub hold: Option<HoldStatus>,
     /// The side that is being emptied; null if none is.
     pub drain: Option<DrainStatus>,
+    /// What the guard thinks of NEW.
+    pub guard: GuardStatus,
     /// Its sides.
     pub sides: Sides<SideStatus>,
 }
@@ -223,6 +227,10 @@ pub struct StepsStatus {
     pub requests: u64,
     /// How many it has to answer.
     pub min_requests: u64,
+    /// Requests on NEW in it by which the guard could judge.
+    pub judged: u64,
+    /// How many there have to be, so that it could have seen trouble; 0 without a guard.
+    pub min_judged: u64,
     /// Whether somebody paused the ramp.
     pub paused: bool,
     /// Whether the schedule says that nothing may be raised now.
@@ -345,8 +353,113 @@ pub struct LatchStatus {
     pub undo: String,
 }
 
-/// Something for each side.
+/// What the guard of a rollout knows, and whose guard it is.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GuardReport {
+    /// The rollout's name.
+    pub rollout: String,
+    /// The share on NEW that is in force, 0 to 100: what the guard has to look at.
+    pub percent: f64,
+    /// What stands in the rollout's status, too.
+    #[serde(flatten)]
+    pub guard: GuardStatus,
+}
+
+/// What the guard thinks of NEW.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct GuardStatus {
+    /// Whether it watches: always, unless it is turned off. While nobody is on NEW there is nothing to see.
+    pub armed: bool,
+    /// What it has come to.
+    pub verdict: GuardVerdict,
+    /// What it does when NEW hurts users: `rollback`, `step_back`, `hold_step` or `notify`; null if it is off.
+    pub action: Option<String>,
+    /// By which of its senses it found something that stands: `failures`, `latency`, `users_hurt` or `query`; null if it has
+    /// not, or if a restart has forgotten it.
+    pub cause: Option<String>,
+    /// What it found, with the numbers; null if nothing stands.
+    pub reason: Option<String>,
+    /// Since when, as RFC 3339; null if nothing stands.
+    pub since: Option<String>,
+    /// The command that lifts what it did; null if there is nothing to lift.
+    pub undo: Option<String>,
+    /// How many failures; null if it is off. While its rollback stands, these are the numbers that led to it.
+    pub failures: Option<Sense>,
+    /// How many slow requests; null unless the config asks for that.
+    pub latency: Option<LatencySense>,
+    /// Different buckets that saw a failure, about as many as users; null if it is off.
+    pub users_hurt: Option<usize>,
+    /// How many of them are too many; null if there is no limit.
+    pub max_users_hurt: Option<usize>,
+}
+
+/// What a guard has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum GuardVerdict {
+    /// Nothing settled speaks against NEW.
+    Healthy,
+    /// NEW hurt users, and users were taken away from it: rolled back, or back a step.
+    Tripped,
+    /// NEW hurts users, and the action leaves them there: the ramp is held, or it is only told.
+    WouldHaveTripped,
+    /// Nobody watches.
+    Off,
+}
+
+/// One of the senses of a guard: what was counted since NEW last looked as good as can be, and what that says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Sense {
+    /// The share of bad requests that is tolerated, 0 to 100.
+    pub tolerated: f64,
+    /// What was counted on each side.
+    pub counted: Sides<SideCount>,
+    /// The evidence that more are bad on NEW than is tolerated.
+    pub worse_than_tolerated: Evidence,
+    /// The evidence that more are bad on NEW than on OLD at the same time; null, and not needed, if OLD has no traffic.
+    pub worse_than_old: Option<Evidence>,
+    /// From how many different buckets the bad requests came, about as many as users.
+    pub users: usize,
+    /// From how many they have to come.
+    pub users_needed: usize,
+    /// So many bad requests in a row, from enough users, would settle it now; null if that is not in sight.
+    pub in_a_row: Option<u32>,
+}
+
+/// The sense for slow requests.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LatencySense {
+    /// What is slow, in milliseconds to the head of the answer; null until OLD has shown it.
+    pub slow_above_ms: Option<f64>,
+    /// How many there are.
+    #[serde(flatten)]
+    pub sense: Sense,
+}
+
+/// What was counted on a side.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SideCount {
+    /// Requests that say something about the side.
+    pub requests: u64,
+    /// How many of them were bad.
+    pub bad: u64,
+    /// Their share, 0 to 100; null without requests.
+    pub share: Option<f64>,
+}
+
+/// Evidence as odds: how many times likelier what was counted is if NEW is that much worse than if it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Evidence {
+    /// The odds to 1, at most 10^15.
+    pub odds: f64,
+    /// The odds that are enough.
+    pub enough: f64,
+    /// How far the one has come on its way to the other, in orders of magnitude: 0 to 1.
+    pub share: f64,
+}
+
+/// Something for each side.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Sides<T> {
     /// OLD's.
     pub old: T,

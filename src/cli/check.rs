@@ -50,7 +50,8 @@ fn findings(path: &Path, loaded: &Result<Config, ConfigError>) -> serde_json::Va
 fn contents(config: &Config) -> String {
     let rollouts = config.rollouts.iter().map(|(name, rollout)| {
         let flag = if [rollout.rollback, config.rollback].contains(&Some(true)) { ", rolled back" } else { "" };
-        format!("{name} at {}{flag}", rollout.configured())
+        let guard = if rollout.guard.is_none() { ", guard off" } else { "" };
+        format!("{name} at {}{flag}{guard}", rollout.configured())
     });
     let rollouts: Vec<String> = rollouts.collect();
     let named = if rollouts.is_empty() { String::new() } else { format!(" ({})", rollouts.join("; ")) };
@@ -87,6 +88,12 @@ rollouts: {ledger: {old: v2, new: v3, key: client_ip, percent: 12.5}}
     fn a_good_config_is_summed_up() {
         let config = parsed(LEDGER).unwrap();
         assert_eq!(contents(&config), "1 listener, 1 rollout (ledger at 12.5 %, rolled back), 2 backends, 1 route");
+        let unguarded = parsed(&LEDGER.replace("12.5", "12.5, guard: {enabled: false}")).unwrap();
+        assert!(
+            contents(&unguarded).contains("(ledger at 12.5 %, rolled back, guard off)"),
+            "{}",
+            contents(&unguarded)
+        );
         let findings = findings(Path::new("tidegate.yaml"), &Ok(config));
         assert_eq!((&findings["valid"], &findings["errors"]), (&json!(true), &json!([])));
     }

@@ -6,12 +6,12 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -24,7 +24,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::DemoArgs;
 use super::run::listen_to_signals;
-use crate::admin::status::RolloutStatus;
+use crate::admin::status::{GuardVerdict, RolloutStatus};
 use crate::app::App;
 use crate::cli::admin_client::{AdminUrl, Client, DEFAULT_URL};
 use crate::control::controller::Memories;
@@ -42,6 +42,9 @@ const PACE: Duration = Duration::from_millis(10);
 const LOOK: Duration = Duration::from_millis(500);
 /// What stands behind the line while everybody is on OLD.
 const ROLLED_BACK: &str = "  BACK ON OLD";
+/// Where a toy backend is told to fail, and to be well again.
+const BREAK: &str = "/break";
+const MEND: &str = "/mend";
 /// Cells of the bar.
 const BAR: usize = 20;
 
@@ -58,22 +61,28 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         make_sure_it_is_the_only_one(&folder)?;
         let old = toy_backend("old")?;
         let new = toy_backend("new")?;
+        let toy = format!("http://{new}");
         let path = write_config(args, &folder, old, new)?;
         let app = App::bind(&path)?;
         let proxy = app.addresses()?[0];
         let admin: AdminUrl = app.admin_address().parse()?;
-        welcome(&path, proxy, &admin)?;
+        welcome(&path, proxy, &admin, &toy)?;
         let tally = Arc::new(Tally::default());
         tokio::spawn(users(proxy, Arc::clone(&tally)));
-        tokio::spawn(show(Client::nobody(&admin), tally));
+        tokio::spawn(show(Client::nobody(&admin), tally, toy));
         app.run(signals).await?;
         writeln!(io::stdout(), "\nThe demo is over. Its config is still in {}.", path.display())?;
         anyhow::Ok(ExitCode::SUCCESS)
     })
 }
 
-fn welcome(path: &Path, proxy: SocketAddr, admin: &AdminUrl) -> io::Result<()> {
-    let admin = if admin.to_string() == DEFAULT_URL { String::new() } else { format!(" --admin {admin}") };
+/// What stands behind a command for it to reach the demo.
+fn named(admin: &AdminUrl) -> String {
+    if admin.to_string() == DEFAULT_URL { String::new() } else { format!(" --admin {admin}") }
+}
+
+fn welcome(path: &Path, proxy: SocketAddr, admin: &AdminUrl, toy: &str) -> io::Result<()> {
+    let admin = named(admin);
     writeln!(
         io::stdout(),
         "Users are on their way through tidegate to two toy backends, OLD and NEW.\n\n\
@@ -82,6 +91,7 @@ fn welcome(path: &Path, proxy: SocketAddr, admin: &AdminUrl) -> io::Result<()> {
          \x20 more on NEW      tidegate set default --percent 25{admin}\n\
          \x20 all back on OLD  tidegate rollback{admin}\n\
          \x20 and again        tidegate resume{admin}\n\
+         \x20 break NEW        curl -X POST {toy}{BREAK}   (and see it taken away)\n\
          \x20 see it all       tidegate status -w{admin}\n\
          \x20 who did what     tidegate audit{admin}\n\n\
          Or edit `percent` in {}.\n\
@@ -160,24 +170,47 @@ fn free(address: SocketAddr) -> SocketAddr {
 
 // -- the backends
 
-/// Starts a backend that answers with its name and the user's id.
+/// Starts a backend that answers with its name and the user's id, until somebody breaks it.
 fn toy_backend(name: &'static str) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
+    let is_broken = Arc::new(AtomicBool::new(false));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let service = service_fn(move |request| async move { Ok::<_, Infallible>(toy_answer(name, &request)) });
+            let is_broken = Arc::clone(&is_broken);
+            let service = service_fn(move |request| {
+                let answer = toy_answer(name, &request, &is_broken);
+                async move { Ok::<_, Infallible>(answer) }
+            });
             tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
         }
     });
     Ok(address)
 }
 
-fn toy_answer(name: &'static str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let user = request.headers().get("x-user-id").and_then(|user| user.to_str().ok()).unwrap_or("nobody");
-    let mut response = Response::new(Full::from(format!("{name} answers user {user}\n")));
+fn toy_answer(name: &'static str, request: &Request<Incoming>, is_broken: &AtomicBool) -> Response<Full<Bytes>> {
+    let wish = (request.method(), request.uri().path());
+    match wish {
+        (&Method::POST, BREAK) => is_broken.store(true, Relaxed),
+        (&Method::POST, MEND) => is_broken.store(false, Relaxed),
+        _ => {}
+    }
+    let is_broken = is_broken.load(Relaxed);
+    let text = match (wish, is_broken) {
+        ((&Method::POST, BREAK), _) => format!("{name} is broken: each request to it fails\n"),
+        ((&Method::POST, MEND), _) => format!("{name} is mended\n"),
+        (_, true) => format!("{name} is broken\n"),
+        (_, false) => {
+            let user = request.headers().get("x-user-id").and_then(|user| user.to_str().ok()).unwrap_or("nobody");
+            format!("{name} answers user {user}\n")
+        }
+    };
+    let mut response = Response::new(Full::from(text));
+    if is_broken && request.method() != Method::POST {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
     response.headers_mut().insert("x-backend", http::HeaderValue::from_static(name));
     response
 }
@@ -200,8 +233,9 @@ async fn users(proxy: SocketAddr, tally: Arc<Tally>) {
     loop {
         pace.tick().await;
         let counted = match ask(&mut connection, proxy).await {
-            Ok(true) => &tally.new,
-            Ok(false) => &tally.old,
+            Ok(Got::New) => &tally.new,
+            Ok(Got::Old) => &tally.old,
+            Ok(Got::Failure) => &tally.failed,
             Err(_) => {
                 connection = None;
                 &tally.failed
@@ -211,8 +245,16 @@ async fn users(proxy: SocketAddr, tally: Arc<Tally>) {
     }
 }
 
-/// Asks as a random user; tells whether NEW answered.
-async fn ask(connection: &mut Option<SendRequest<Empty<Bytes>>>, proxy: SocketAddr) -> anyhow::Result<bool> {
+/// What a user got.
+#[derive(Clone, Copy, Debug)]
+enum Got {
+    Old,
+    New,
+    Failure,
+}
+
+/// Asks as a random user.
+async fn ask(connection: &mut Option<SendRequest<Empty<Bytes>>>, proxy: SocketAddr) -> anyhow::Result<Got> {
     let sender = match connection {
         Some(sender) => sender,
         none => {
@@ -225,17 +267,22 @@ async fn ask(connection: &mut Option<SendRequest<Empty<Bytes>>>, proxy: SocketAd
     let user = fastrand::u32(..1_000_000);
     let request = Request::get("/").header("host", "demo").header("x-user-id", user).body(Empty::new())?;
     let response = sender.send_request(request).await?;
-    let is_new = response.headers().get("x-backend").is_some_and(|name| name == "new");
+    let got = match response.headers().get("x-backend") {
+        _ if response.status().is_server_error() => Got::Failure,
+        Some(name) if name == "new" => Got::New,
+        _ => Got::Old,
+    };
     response.into_body().collect().await?;
-    Ok(is_new)
+    Ok(got)
 }
 
 // -- the line
 
 /// Shows every [`LOOK`] what is in force and what the users saw: one line that moves in a terminal, lines elsewhere.
-async fn show(admin: Client, tally: Arc<Tally>) {
+async fn show(admin: Client, tally: Arc<Tally>, toy: String) {
     let mut look = interval(LOOK);
     look.tick().await;
+    let mut was_tripped = false;
     let moves = io::stdout().is_terminal();
     loop {
         look.tick().await;
@@ -243,11 +290,28 @@ async fn show(admin: Client, tally: Arc<Tally>) {
         let in_force = admin.get("/api/v1/rollouts/default").await;
         let status = in_force.ok().and_then(|reply| serde_json::from_slice::<RolloutStatus>(&reply.body).ok());
         let line = line(status.as_ref(), old, new, failed);
+        let is_tripped = status.as_ref().is_some_and(|status| status.guard.verdict == GuardVerdict::Tripped);
+        if let Some(status) = status.filter(|_| is_tripped && !was_tripped) {
+            let told = tripped(&status, &named(admin.url()), &toy);
+            let _nobody_may_be_watching = writeln!(io::stdout(), "{}{told}", if moves { "\r\x1b[K" } else { "" });
+        }
+        was_tripped = is_tripped;
         let shown = if moves { write!(io::stdout(), "\r\x1b[K{line}") } else { writeln!(io::stdout(), "{line}") };
         if shown.and_then(|()| io::stdout().flush()).is_err() {
             return; // nobody is watching
         }
     }
+}
+
+/// What the guard has done, and what comes next.
+fn tripped(status: &RolloutStatus, admin: &str, toy: &str) -> String {
+    format!(
+        "\nThe guard took NEW away: {}.\n\n\
+         \x20 why              tidegate guard{admin}\n\
+         \x20 mend NEW         curl -X POST {toy}{MEND}\n\
+         \x20 and again        tidegate resume{admin}\n",
+        status.guard.reason.as_deref().unwrap_or("it failed")
+    )
 }
 
 fn line(status: Option<&RolloutStatus>, old: u64, new: u64, failed: u64) -> String {

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::Value;
 
 /// For whom an answer is written: people or programs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -73,6 +74,16 @@ pub(super) fn harmless(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
+/// `value` with every string fit for a terminal.
+pub(super) fn cleaned(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(harmless(&text)),
+        Value::Array(items) => items.into_iter().map(cleaned).collect(),
+        Value::Object(entries) => entries.into_iter().map(|(key, value)| (key, cleaned(value))).collect(),
+        other => other,
+    }
+}
+
 /// `text` with every line moved to the right.
 pub(super) fn indented(text: &str, by: usize) -> String {
     let mut out = String::new();
@@ -98,6 +109,11 @@ mod tests {
     #[test]
     fn nothing_reaches_the_terminal_that_controls_it() {
         assert_eq!(harmless("a\x1b[2Jb\u{202e}c\nd\x07é"), "a\u{fffd}[2Jb\u{fffd}c\nd\u{fffd}é");
+    }
+
+    #[test]
+    fn strings_are_cleaned_wherever_they_stand() {
+        assert_eq!(cleaned(serde_json::json!({"a": ["\u{1b}[2J"]})), serde_json::json!({"a": ["\u{fffd}[2J"]}));
     }
 
     #[test]

@@ -20,11 +20,21 @@ pub(super) enum Scope {
 }
 
 impl Scope {
-    /// The rollout called `name`, or the only one there is.
+    /// The rollout called `name`, or the only one there is, for a verb that also takes `--all`.
     pub(super) async fn rollout_or_only(name: Option<&str>, verb: &str, client: &Client) -> anyhow::Result<Self> {
+        Self::named_or_only(name, verb, &["--all"], client).await
+    }
+
+    /// The rollout called `name`, or the only one there is. `others` can stand in place of a name.
+    pub(super) async fn named_or_only(
+        name: Option<&str>,
+        verb: &str,
+        others: &[&str],
+        client: &Client,
+    ) -> anyhow::Result<Self> {
         match name {
             Some(name) => Ok(Self::Rollout(name.to_owned())),
-            None => only(verb, &rollouts(client).await?),
+            None => only(verb, &rollouts(client).await?, others),
         }
     }
 
@@ -74,14 +84,14 @@ impl Scope {
 }
 
 /// The only one of `known`. A guess among several would be a rollback of the wrong one.
-fn only(verb: &str, known: &[String]) -> anyhow::Result<Scope> {
+fn only(verb: &str, known: &[String], others: &[&str]) -> anyhow::Result<Scope> {
     match known {
         [one] => Ok(Scope::Rollout(one.clone())),
         [] => bail!("there is no rollout: the config has none"),
         several => {
-            let commands: Vec<String> = several.iter().map(|name| format!("  tidegate {verb} {name}\n")).collect();
-            let commands = commands.concat();
-            Err(Usage(format!("which rollout? One of\n\n{commands}  tidegate {verb} --all\n")).into())
+            let names = several.iter().map(String::as_str).chain(others.iter().copied());
+            let commands: String = names.map(|name| format!("  tidegate {verb} {name}\n")).collect();
+            Err(Usage(format!("which rollout? One of\n\n{commands}")).into())
         }
     }
 }
@@ -119,8 +129,8 @@ mod tests {
 
     #[test]
     fn the_only_rollout_needs_no_name_and_none_of_several_is_guessed() {
-        assert_eq!(only("rollback", &["ledger".into()]).unwrap(), Scope::Rollout("ledger".into()));
-        let error = only("rollback", &["ledger".into(), "search".into()]).unwrap_err();
+        assert_eq!(only("rollback", &["ledger".into()], &["--all"]).unwrap(), Scope::Rollout("ledger".into()));
+        let error = only("rollback", &["ledger".into(), "search".into()], &["--all"]).unwrap_err();
         assert!(error.is::<Usage>());
         let told = "which rollout? One of\n\n  tidegate rollback ledger\n  tidegate rollback search\n  \
                     tidegate rollback --all\n";

@@ -2,9 +2,7 @@
 
 mod text;
 
-use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
@@ -15,12 +13,10 @@ pub(super) use self::text::progress;
 use super::admin_client::{Client, ClientArgs};
 use super::answer::refused;
 use super::change::block_on;
-use super::output::{Format, Paint, harmless, print};
+use super::output::{Format, Paint, cleaned, harmless, print};
+use super::watch::watch;
 use crate::admin::status::Status;
 use crate::admin::unknown_rollout;
-
-/// How often `--watch` looks.
-const PERIOD: Duration = Duration::from_secs(1);
 
 /// Arguments of `tidegate status`.
 #[derive(Clone, Debug, Args)]
@@ -43,34 +39,12 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
     block_on(async {
         if args.watch {
-            watch(args, &client).await?;
+            watch(args.output, async || look(args, &client).await).await?;
         } else {
             print(&look(args, &client).await?)?;
         }
         Ok(ExitCode::SUCCESS)
     })
-}
-
-/// Redraws what there is to see. An instance that cannot be reached may come back, so that is no reason to stop.
-async fn watch(args: &StatusArgs, client: &Client) -> anyhow::Result<()> {
-    let in_place = io::stdout().is_terminal() && args.output == Format::Text;
-    let looking = async {
-        let mut ticks = tokio::time::interval(PERIOD);
-        loop {
-            ticks.tick().await;
-            let seen = look(args, client).await.unwrap_or_else(|error| format!("{error:#}\n"));
-            print(&if in_place { redrawn(&seen) } else { seen })?;
-        }
-    };
-    tokio::select! {
-        ended = looking => ended,
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
-    }
-}
-
-/// `text` written over what stood there before: line by line, so that nothing flickers.
-fn redrawn(text: &str) -> String {
-    format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
 }
 
 async fn look(args: &StatusArgs, client: &Client) -> anyhow::Result<String> {
@@ -83,10 +57,8 @@ async fn look(args: &StatusArgs, client: &Client) -> anyhow::Result<String> {
         Format::Text => {
             let status: Status = serde_json::from_value(cleaned(status))
                 .context("this tidegate speaks another version than the one it asks")?;
-            {
-                let again = args.client.again();
-                Ok(text::render(&status, &client.url().to_string(), &again, Timestamp::now(), Paint::detect()))
-            }
+            let again = args.client.again();
+            Ok(text::render(&status, &client.url().to_string(), &again, Timestamp::now(), Paint::detect()))
         }
     }
 }
@@ -117,16 +89,6 @@ fn json_of(mut status: Value, one: bool) -> Value {
     if one { status["rollouts"][0].take() } else { status }
 }
 
-/// `value` with every string fit for a terminal.
-fn cleaned(value: Value) -> Value {
-    match value {
-        Value::String(text) => Value::String(harmless(&text)),
-        Value::Array(items) => items.into_iter().map(cleaned).collect(),
-        Value::Object(entries) => entries.into_iter().map(|(key, value)| (key, cleaned(value))).collect(),
-        other => other,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,15 +102,5 @@ mod tests {
         assert_eq!(json_of(status, true), json!({"name": "ledger"}));
         let error = keep_only(&mut both.clone(), "legder").unwrap_err();
         assert_eq!(error.to_string(), "There is no rollout `legder`. Did you mean `ledger`?");
-    }
-
-    #[test]
-    fn strings_are_cleaned_wherever_they_stand() {
-        assert_eq!(cleaned(json!({"a": ["\u{1b}[2J"]})), json!({"a": ["\u{fffd}[2J"]}));
-    }
-
-    #[test]
-    fn a_redrawn_screen_keeps_nothing_of_the_last() {
-        assert_eq!(redrawn("a\nb\n"), "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J");
     }
 }

@@ -11,6 +11,7 @@ mod routes;
 mod rules;
 mod schedule;
 mod server;
+mod shield;
 mod strategy;
 mod webhooks;
 

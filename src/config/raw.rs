@@ -3,6 +3,7 @@
 
 mod guard;
 mod scalar;
+mod shield;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ pub(super) use self::guard::{Action, Failures, Guard, Latency, Query, Statuses};
 pub(super) use self::scalar::{
     Amount, Count, Duration, HeaderValue, Key, OneOrMany, Percent, Rate, Scalar, Size, SlowerThan, StepHold, Workers,
 };
+pub(super) use self::shield::Shield;
 
 /// The configuration of tidegate, a progressive traffic router.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -418,6 +420,9 @@ pub(super) struct Rollout {
     pub(super) expose_side: bool,
     /// What takes NEW away by itself when it hurts users. It is there unless it says `enabled: false`.
     pub(super) guard: Guard,
+    /// Lets OLD answer requests that NEW failed, if they may be sent again. It is not there unless it is written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) shield: Option<Shield>,
 }
 
 /// How people are moved.

@@ -4,7 +4,7 @@
 //! the workers, it is made durable, it is announced. A rollback never waits for a disk, and nobody is told that something is
 //! so before it is.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,9 +15,10 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 use super::announce::{Announcer, Answer};
 use super::clock::{Clock, Reading as Clocks};
 use super::files::{Reading, Reloaded};
+use super::findings::{Finding, Findings, keep_what_stands};
 use super::flag::Flag;
 use super::gate;
-use super::guards::Guards;
+use super::guards::{Guards, Known};
 use super::in_force::{InForce, Seen, Told};
 use super::journal::Journal;
 use super::journal::audit::{Draft, Who};
@@ -69,6 +70,8 @@ pub struct Controller {
     pacer: Pacer,
     guards: Guards,
     queries: Queries,
+    /// What they have found and still stands.
+    findings: Findings,
     /// When the guards looked last.
     looked_at: Instant,
     /// What NEW of each rollout had answered at the last tick.
@@ -99,6 +102,7 @@ impl Controller {
             clock: Clock::new(Clocks::now()),
             pacer: Pacer::default(),
             guards: Guards::new(Instant::now()),
+            findings: Findings::new(),
             looked_at: Instant::now(),
             answered: HashMap::new(),
             remembered_at: Instant::now(),
@@ -106,6 +110,7 @@ impl Controller {
         this.guards.follow(&this.in_force); // the first snapshot, which is published already, has their epoch
         this.guards.begin(&this.overview.registry);
         this.queries.follow(&this.in_force);
+        this.show_guards();
         this.remember([started()].into_iter().chain(told).collect(), None);
         this
     }
@@ -172,6 +177,7 @@ impl Controller {
         self.guards.begin(&self.overview.registry);
         self.queries.follow(&self.in_force);
         self.overview.webhooks.follow(&snapshot.webhooks);
+        self.show_guards();
         self.show_progress(SystemTime::now());
     }
 
@@ -305,14 +311,24 @@ impl Controller {
     }
 
     fn judge(&mut self, name: &str, verdict: Verdict) {
+        let now = SystemTime::now();
         self.overview.registry.rollout(name).trip(verdict.cause);
-        let told = self.in_force.judged(name, verdict, SystemTime::now());
+        self.note_finding(name, verdict.clone(), now);
+        let told = self.in_force.judged(name, verdict, now);
         if self.in_force.guard_action(name) == Some(Action::StepBack) {
             self.guards.forget_one(name); // the step below is judged by what happens there
             self.queries.forget_one(name);
         }
         self.put_in_force(told, None);
         self.show_guards();
+    }
+
+    /// Before anything follows from it: the numbers are those of this moment.
+    fn note_finding(&mut self, name: &str, verdict: Verdict, at: SystemTime) {
+        let numbers = self.known().remove(name);
+        if let (Some(action), Some(numbers)) = (self.in_force.guard_action(name), numbers) {
+            self.findings.insert(name.to_owned(), Finding { at, verdict, action, numbers });
+        }
     }
 
     /// What was counted so far says nothing any more.
@@ -322,13 +338,21 @@ impl Controller {
         self.publish();
     }
 
-    fn show_guards(&self) {
+    fn show_guards(&mut self) {
+        let known = self.known();
+        keep_what_stands(&mut self.findings, self.in_force.states(), &known);
+        self.overview.findings.store(Arc::new(self.findings.clone()));
+        self.overview.guards.store(Arc::new(known));
+    }
+
+    /// What the guards know, and what their queries said.
+    fn known(&self) -> BTreeMap<String, Known> {
         let mut guards = self.guards.known(&self.overview.registry);
         for (name, known) in &mut guards {
             known.queries = self.queries.known(name);
             known.found = known.found.take().or_else(|| known.queries.iter().find_map(|query| query.found.clone()));
         }
-        self.overview.guards.store(Arc::new(guards));
+        guards
     }
 
     fn take_reading(&self) {

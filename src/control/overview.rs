@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{broadcast, watch};
 
 use super::controller::Memories;
+use super::findings::Findings;
 use super::guards::Known;
 use super::journal::audit::Entry;
 use super::order::Desk;
@@ -34,6 +35,8 @@ pub struct Overview {
     pub progress: ArcSwap<Progress>,
     /// What the guards know, by rollout; second by second, and at each verdict.
     pub guards: ArcSwap<BTreeMap<String, Known>>,
+    /// What the guards have found and still stands.
+    pub findings: ArcSwap<Findings>,
     /// What is remembered, and who changed what.
     pub journal: Memories,
     /// Where every change is announced.
@@ -123,6 +126,7 @@ impl Overview {
             reload: ArcSwap::from_pointee(reload),
             progress: ArcSwap::default(),
             guards: ArcSwap::default(),
+            findings: ArcSwap::default(),
             journal,
             changes: broadcast::channel(CHANGES_KEPT).0,
             desk,

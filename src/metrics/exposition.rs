@@ -14,6 +14,7 @@ use super::process::Process;
 use super::{Class, ConnectionMeters, Delivery, Distribution, Failure, Registry, RolloutMeters, Series, Why};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
+use crate::policy::rollout::Cause;
 
 /// The `content-type` of what [`render`] writes.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -29,6 +30,8 @@ pub struct Scrape<'a> {
     pub registry: &'a Registry,
     /// The rollouts in force.
     pub rollouts: Vec<RolloutGauges<'a>>,
+    /// The guards of the rollouts in force.
+    pub guards: Vec<GuardGauges<'a>>,
     /// How the config was read.
     pub config: ConfigGauges<'a>,
     /// What is remembered over a restart.
@@ -50,6 +53,15 @@ pub struct RolloutGauges<'a> {
     pub effective: Percent,
     /// Whether a latch holds it on OLD.
     pub rolled_back: bool,
+}
+
+/// What a guard knows.
+#[derive(Clone, Debug)]
+pub struct GuardGauges<'a> {
+    /// The rollout's name.
+    pub rollout: &'a str,
+    /// How far the evidence has come on its way to a verdict, 0 to 1, by sense and part.
+    pub evidence: Vec<(&'static str, &'static str, f64)>,
 }
 
 /// How the config was read.
@@ -81,7 +93,9 @@ pub fn render(scrape: &Scrape<'_>) -> String {
     let series = Labelled::all(scrape.registry);
     requests(&mut families, scrape, &series);
     traffic(&mut families, &series);
+    shields(&mut families, scrape.registry);
     rollouts(&mut families, &scrape.rollouts);
+    guards(&mut families, scrape);
     clients(&mut families, scrape.registry);
     config(&mut families, scrape.config);
     state(&mut families, scrape.state);
@@ -187,6 +201,16 @@ fn failures(labelled: &Labelled) -> Vec<Metric> {
     Failure::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).map(metric).collect()
 }
 
+fn shields(families: &mut Families, registry: &Registry) {
+    let shielded = |(name, meters): &(String, Arc<RolloutMeters>)| counter(&[("rollout", name)], meters.shielded());
+    families.add(
+        "tidegate_shielded_requests_total",
+        "Requests that the new side failed and the old side answered in its place.",
+        MetricType::COUNTER,
+        registry.rollouts().iter().map(shielded).collect(),
+    );
+}
+
 fn rollouts(families: &mut Families, live: &[RolloutGauges<'_>]) {
     let percents = live.iter().flat_map(|rollout| {
         let of = |kind, percent: Percent| gauge(&[("rollout", rollout.name), ("kind", kind)], percent.as_f64());
@@ -203,6 +227,38 @@ fn rollouts(families: &mut Families, live: &[RolloutGauges<'_>]) {
         "1 while the rollout is rolled back, so that everybody is on the old side.",
         MetricType::GAUGE,
         live.iter().map(|rollout| gauge(&[("rollout", rollout.name)], flag(rollout.rolled_back))).collect(),
+    );
+}
+
+fn guards(families: &mut Families, scrape: &Scrape<'_>) {
+    let mut trips = Vec::new();
+    for (name, meters) in scrape.registry.rollouts().iter() {
+        let is_watched = scrape.guards.iter().any(|guard| guard.rollout == name);
+        for cause in Cause::ALL {
+            let count = meters.trips(cause);
+            // An alert on the first one needs the zero before it.
+            if count > 0 || is_watched {
+                trips.push(counter(&[("rollout", name), ("cause", cause.as_str())], count));
+            }
+        }
+    }
+    families.add(
+        "tidegate_guard_trips_total",
+        "Verdicts of a rollout's guard that NEW hurts users, whatever was done about them.",
+        MetricType::COUNTER,
+        trips,
+    );
+    let evidence = scrape.guards.iter().flat_map(|guard| {
+        let labelled =
+            |(sense, part, share)| gauge(&[("rollout", guard.rollout), ("sense", sense), ("part", part)], share);
+        guard.evidence.iter().copied().map(labelled)
+    });
+    families.add(
+        "tidegate_guard_evidence",
+        "How far the evidence against the new side has come on its way to a verdict, in orders of magnitude: 0 to 1. \
+         A verdict needs all parts of a sense at 1.",
+        MetricType::GAUGE,
+        evidence.collect(),
     );
 }
 
@@ -410,6 +466,7 @@ mod tests {
                 effective: Percent::ZERO,
                 rolled_back: true,
             }],
+            guards: vec![GuardGauges { rollout: "ledger", evidence: vec![("failures", "tolerated", 0.25)] }],
             config: ConfigGauges {
                 hash: "00c0ffee00c0ffee",
                 reloads: 3,
@@ -495,6 +552,40 @@ mod tests {
         }
         let zeros = told(&registry).iter().filter(|line| line.contains("side=\"\",reason=\"bucket\"")).count();
         assert_eq!(zeros, 0);
+    }
+
+    #[test]
+    fn trips_are_there_before_the_first_one_for_whoever_is_watched() {
+        let registry = Registry::new(1);
+        registry.rollout("ledger").trip(Cause::Latency);
+        registry.rollout("gone").trip(Cause::Failures);
+        let _ = registry.rollout("unguarded");
+        let trips: Vec<String> =
+            told(&registry).into_iter().filter(|line| line.starts_with("tidegate_guard_trips_total")).collect();
+        let line = |rollout, cause, count| {
+            format!("tidegate_guard_trips_total{{rollout=\"{rollout}\",cause=\"{cause}\"}} {count}")
+        };
+        let expected = [
+            line("gone", "failures", 1),
+            line("ledger", "failures", 0),
+            line("ledger", "latency", 1),
+            line("ledger", "users_hurt", 0),
+            line("ledger", "query", 0),
+        ];
+        assert_eq!(trips, expected);
+        assert_told(
+            &registry,
+            "tidegate_guard_evidence{rollout=\"ledger\",sense=\"failures\",part=\"tolerated\"} 0.25",
+        );
+    }
+
+    #[test]
+    fn shielded_requests_are_counted_over_all_workers() {
+        let registry = Registry::new(2);
+        let meters = registry.rollout("ledger");
+        assert_told(&registry, "tidegate_shielded_requests_total{rollout=\"ledger\"} 0");
+        [0, 1, 1].iter().for_each(|worker| meters.shield(*worker).shielded());
+        assert_told(&registry, "tidegate_shielded_requests_total{rollout=\"ledger\"} 3");
     }
 
     #[test]

@@ -41,11 +41,13 @@ pub enum Failure {
     Grpc,
     /// The service said so in a header of its own.
     Reported,
+    /// tidegate itself could open no connection: it was out of file descriptors, memory or ports.
+    OwnLimit,
 }
 
 impl Failure {
     /// All failures, in the order of the counters.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Connect,
         Self::ConnectTimeout,
         Self::ResponseTimeout,
@@ -56,6 +58,7 @@ impl Failure {
         Self::Status,
         Self::Grpc,
         Self::Reported,
+        Self::OwnLimit,
     ];
 
     /// The label's value.
@@ -72,6 +75,7 @@ impl Failure {
             Self::Status => "status",
             Self::Grpc => "grpc_status",
             Self::Reported => "reported",
+            Self::OwnLimit => "own_limit",
         }
     }
 
@@ -79,7 +83,7 @@ impl Failure {
     #[must_use]
     pub fn outcome(self) -> Outcome {
         match self {
-            Self::Stale => Outcome::Ours,
+            Self::Stale | Self::OwnLimit => Outcome::Ours,
             failure => Outcome::Failure(failure),
         }
     }
@@ -163,10 +167,10 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_connection_is_nobodys_fault() {
+    fn a_stale_connection_and_our_own_limits_are_not_the_sides_fault() {
         for failure in Failure::ALL {
             let is_ours = failure.outcome() == Outcome::Ours;
-            assert_eq!(is_ours, failure == Failure::Stale, "{failure:?}");
+            assert_eq!(is_ours, matches!(failure, Failure::Stale | Failure::OwnLimit), "{failure:?}");
         }
     }
 }

@@ -65,13 +65,24 @@ pub(super) struct Entry {
     pub(super) side: &'static str,
     /// How long it waited in line.
     pub(super) held: Duration,
+    /// Whether OLD answered it in place of its side.
+    pub(super) is_shielded: bool,
 }
 
 impl Entry {
     /// The query stays out: it may hold secrets.
     pub(super) fn new(client: IpAddr, method: &str, path: &str) -> Self {
         let (method, path) = (escape(method), escape(path));
-        Self { client, method, path, status: 0, rollout: String::new(), side: "", held: Duration::ZERO }
+        Self {
+            client,
+            method,
+            path,
+            status: 0,
+            rollout: String::new(),
+            side: "",
+            held: Duration::ZERO,
+            is_shielded: false,
+        }
     }
 
     /// The request is this rollout's business.
@@ -84,9 +95,10 @@ impl Entry {
             Duration::ZERO => String::new(),
             held => format!(",\"held_ms\":{:.3}", held.as_secs_f64() * 1e3),
         };
+        let shielded = if self.is_shielded { ",\"shielded\":true" } else { "" };
         format!(
             "{{\"time\":\"{at:.3}\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"{}\",\"status\":{},\
-             \"rollout\":\"{}\",\"side\":\"{}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}{held}}}\n",
+             \"rollout\":\"{}\",\"side\":\"{}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}{held}{shielded}}}\n",
             self.client,
             self.method,
             self.path,

@@ -1,6 +1,6 @@
 //! Bodies on their way through: streamed piece by piece, each piece asked for by whoever can take it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -47,29 +47,96 @@ impl Upload {
     }
 }
 
+/// A copy of a request body, made as it passes by. It takes up what the body has in bytes, however small the pieces were.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// `None` once there was more than `most`.
+    bytes: RefCell<Option<Vec<u8>>>,
+    most: usize,
+}
+
+impl Kept {
+    fn add(&self, data: &[u8]) {
+        let mut bytes = self.bytes.borrow_mut();
+        match &mut *bytes {
+            Some(bytes) if bytes.len() + data.len() <= self.most => bytes.extend_from_slice(data),
+            too_large => *too_large = None,
+        }
+    }
+
+    /// Whether all that passed by is here.
+    pub(super) fn is_whole(&self) -> bool {
+        self.bytes.borrow().is_some()
+    }
+
+    /// What passed by, once.
+    pub(super) fn take(&self) -> Bytes {
+        self.bytes.take().unwrap_or_default().into()
+    }
+}
+
 /// A client's request body on its way to a backend. Trailers stay behind: HTTP/1.1 request trailers are a way to smuggle
 /// headers past whoever reads only the head.
 #[derive(Debug)]
-pub(super) struct RequestBody(Option<Streamed>);
+pub(super) enum RequestBody {
+    /// There is none.
+    Empty,
+    /// As it comes from the client.
+    Streamed(Streamed),
+    /// A second time.
+    Again(Again),
+}
 
 #[derive(Debug)]
-struct Streamed {
+pub(super) struct Streamed {
     incoming: Incoming,
     upload: Rc<Upload>,
     watch: Rc<Watch>,
     left: u64,
+    kept: Option<Rc<Kept>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Again {
+    bytes: Option<Bytes>,
+    upload: Rc<Upload>,
 }
 
 impl RequestBody {
     /// The body as it comes from the client, at most `max` bytes of it.
     pub(super) fn new(incoming: Incoming, watch: &Rc<Watch>, max: Option<u64>) -> (Self, Option<Rc<Upload>>) {
         if incoming.is_end_stream() {
-            return (Self(None), None);
+            return (Self::Empty, None);
         }
         let upload = Rc::new(Upload(Cell::new(Progress::Running)));
-        let streamed =
-            Streamed { incoming, upload: Rc::clone(&upload), watch: Rc::clone(watch), left: max.unwrap_or(u64::MAX) };
-        (Self(Some(streamed)), Some(upload))
+        let streamed = Streamed {
+            incoming,
+            upload: Rc::clone(&upload),
+            watch: Rc::clone(watch),
+            left: max.unwrap_or(u64::MAX),
+            kept: None,
+        };
+        (Self::Streamed(streamed), Some(upload))
+    }
+
+    /// A body that has been kept.
+    pub(super) fn again(bytes: Bytes) -> (Self, Option<Rc<Upload>>) {
+        if bytes.is_empty() {
+            return (Self::Empty, None);
+        }
+        let upload = Rc::new(Upload(Cell::new(Progress::Running)));
+        (Self::Again(Again { bytes: Some(bytes), upload: Rc::clone(&upload) }), Some(upload))
+    }
+
+    /// Keeps a copy of what is streamed, unless that is certain to be more than `most` bytes.
+    pub(super) fn keep(&mut self, most: usize) -> Option<Rc<Kept>> {
+        let Self::Streamed(streamed) = self else { return None };
+        if streamed.incoming.size_hint().lower() > most as u64 {
+            return None;
+        }
+        let kept = Rc::new(Kept { bytes: RefCell::new(Some(Vec::new())), most });
+        streamed.kept = Some(Rc::clone(&kept));
+        Some(kept)
     }
 }
 
@@ -104,10 +171,20 @@ impl Streamed {
             None => return self.end(Progress::TooLarge),
             Some(left) => self.left = left,
         }
+        if let Some(kept) = &self.kept {
+            kept.add(&data);
+        }
         if self.incoming.is_end_stream() {
             self.upload.0.set(Progress::Done);
         }
         Poll::Ready(Some(Ok(Frame::data(data))))
+    }
+}
+
+impl Again {
+    fn poll(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.upload.0.set(Progress::Done);
+        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 
@@ -116,15 +193,27 @@ impl Body for RequestBody {
     type Error = Broken;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        self.0.as_mut().map_or(Poll::Ready(None), |streamed| streamed.poll(cx))
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Streamed(streamed) => streamed.poll(cx),
+            Self::Again(again) => again.poll(),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|streamed| streamed.incoming.is_end_stream())
+        match self {
+            Self::Empty => true,
+            Self::Streamed(streamed) => streamed.incoming.is_end_stream(),
+            Self::Again(again) => again.bytes.is_none(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |streamed| streamed.incoming.size_hint())
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Streamed(streamed) => streamed.incoming.size_hint(),
+            Self::Again(again) => SizeHint::with_exact(again.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+        }
     }
 }
 

@@ -74,6 +74,16 @@ pub(super) async fn let_in(
     }
 }
 
+/// Whether a request that was let in would be let in now, and to the same rollout (an index into the snapshot's).
+pub(super) fn would_serve(snapshot: &Snapshot, head: Head<'_>, rollout: usize) -> bool {
+    if snapshot.is_open {
+        return true;
+    }
+    let Ok(found) = route::find(&snapshot.routes, head) else { return false };
+    let place = Place::new(snapshot, found);
+    place.rollout == Some(rollout) && admit(visitor(snapshot, head, &place), &place.doors(&[])) == Admission::Served
+}
+
 fn head_of<'a>(report: &Report, snapshot: &Snapshot, parts: &'a Parts) -> Head<'a> {
     let client = report.client.behind(snapshot, &parts.headers);
     Head { method: &parts.method, uri: &parts.uri, headers: &parts.headers, client }

@@ -14,10 +14,10 @@ use super::subject::client_behind;
 use super::watch::{Running, Watch};
 use super::worker::{Pool, View, Worker};
 use crate::metrics::tally::Mark;
-use crate::metrics::{Class, Failure, RolloutMeters, Shard, Why};
+use crate::metrics::{Class, Failure, RolloutMeters, Seat, Shard, Why};
 use crate::policy::bucket::Bucket;
 use crate::policy::decision::{Decision, Reason, Side};
-use crate::policy::outcome::Outcome;
+use crate::policy::outcome::{Failures, Outcome};
 use crate::snapshot::{Guarded, Rollout, Snapshot};
 use crate::upstream::Connection;
 
@@ -51,9 +51,19 @@ impl Client {
 #[derive(Clone, Copy, Debug)]
 enum Meter {
     Unsplit,
-    Rollout(usize, Side),
+    /// The rollout and the side that were decided, and the seat on which the request runs.
+    Rollout(usize, Side, Seat),
     /// The rollout that would have decided.
     TurnedAway(usize),
+}
+
+/// Whether OLD was asked in place of a NEW that failed, and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fallback {
+    None,
+    Asked,
+    Answered,
+    Failed,
 }
 
 /// The outcome of one request. It is told exactly once, when this is dropped, however the request ended.
@@ -70,6 +80,7 @@ pub(super) struct Report {
     bucket: Option<Bucket>,
     failure: Cell<Option<Failure>>,
     head_at: Cell<Option<Instant>>,
+    fallback: Fallback,
     entry: Option<Box<Entry>>,
 }
 
@@ -87,6 +98,7 @@ impl Report {
             bucket: None,
             failure: Cell::new(None),
             head_at: Cell::new(None),
+            fallback: Fallback::None,
             entry: None,
         }
     }
@@ -138,17 +150,59 @@ impl Report {
     /// A rollout (an index into the snapshot's) has decided: from here on the request counts there. `bucket` is the user's, if
     /// anything tells this user from others.
     pub(super) fn decided(&mut self, rollout: usize, decision: Decision, bucket: Option<Bucket>) {
+        let at = rollout;
+        let rollout = &self.view.snapshot.rollouts[at];
+        let (seat, worker) = (rollout.seat(decision.side), self.client.worker.index());
         self.bucket = bucket;
-        self.meter = Meter::Rollout(rollout, decision.side);
+        self.meter = Meter::Rollout(at, decision.side, seat);
         self.why = Why::Decided(decision.reason);
         self.shard().begin();
-        let rollout = &self.view.snapshot.rollouts[rollout];
-        let seat = rollout.seat(decision.side);
-        rollout.meters.seat(seat, self.client.worker.index()).sit();
+        rollout.meters.seat(seat, worker).sit();
         self.client.watch.runs(Running { meters: address_of(&rollout.meters), seat, since: self.started });
+        if let Some(shield) = &rollout.shield {
+            rollout.meters.shield(worker).request(shield.budget);
+        }
         if let Some(entry) = &mut self.entry {
             entry.of_rollout(&rollout.name);
             entry.side = decision.side.as_str();
+        }
+    }
+
+    /// NEW has failed the request, and OLD is asked in its place. It stays NEW's request, which ended as `class`, whatever
+    /// comes of that; but it runs on `seat` now.
+    pub(super) fn falls_back(&mut self, class: Class, seat: Seat, now: Instant) {
+        let Meter::Rollout(at, side, before) = self.meter else { return };
+        let (meters, worker) = (&self.view.snapshot.rollouts[at].meters, self.client.worker.index());
+        meters.seat(before, worker).rise();
+        meters.seat(seat, worker).sit();
+        self.client.watch.runs(Running { meters: address_of(meters), seat, since: now });
+        self.meter = Meter::Rollout(at, side, seat);
+        self.class.set(class);
+        self.head_at.set(self.head_at.get().or(Some(now)));
+        self.fallback = Fallback::Asked;
+    }
+
+    /// OLD, asked in place of NEW, has begun to answer well, or has not. The guard hears of NEW's failure at once: OLD's answer
+    /// may take hours.
+    pub(super) fn fell_back(&mut self, is_answered: bool) {
+        let Meter::Rollout(at, side, _) = self.meter else { return };
+        self.fallback = if is_answered { Fallback::Answered } else { Fallback::Failed };
+        let rollout = &self.view.snapshot.rollouts[at];
+        self.tell_the_guard(rollout, side, Instant::now());
+        if is_answered {
+            rollout.meters.shield(self.client.worker.index()).shielded();
+        }
+        if let Some(entry) = &mut self.entry {
+            entry.is_shielded = is_answered;
+        }
+    }
+
+    /// The side that answers, if a rollout decided.
+    pub(super) fn answering(&self) -> Option<Side> {
+        match (self.meter, self.fallback) {
+            (Meter::Rollout(_, side, _), Fallback::None) => Some(side),
+            (Meter::Rollout(..), _) => Some(Side::Old),
+            (Meter::Unsplit | Meter::TurnedAway(_), _) => None,
         }
     }
 
@@ -162,21 +216,40 @@ impl Report {
     /// The backend failed this request.
     pub(super) fn failed(&self, failure: Failure) {
         self.found_bad(failure);
-        self.class.set(Class::Error);
+        self.will_end_as(Class::Error);
     }
 
     /// There is an answer, and it is a failure.
     pub(super) fn found_bad(&self, failure: Failure) {
-        self.shard().fail(failure);
-        self.failure.set(Some(failure));
+        match self.rollout() {
+            // What OLD does in place of NEW is no news about NEW.
+            Some(rollout) if self.fallback != Fallback::None => {
+                rollout.meters.side(Side::Old).shard(self.client.worker.index()).fail(failure);
+            }
+            _ => {
+                self.shard().fail(failure);
+                self.failure.set(Some(failure));
+            }
+        }
     }
 
-    /// The guard of the rollout that decided, if it has one.
-    pub(super) fn guard(&self) -> Option<&Guarded> {
+    /// The rollout that decided, if one did.
+    fn rollout(&self) -> Option<&Rollout> {
         match self.meter {
-            Meter::Rollout(rollout, _) => self.view.snapshot.rollouts[rollout].guard.as_ref(),
+            Meter::Rollout(rollout, ..) => Some(&self.view.snapshot.rollouts[rollout]),
             Meter::Unsplit | Meter::TurnedAway(_) => None,
         }
+    }
+
+    fn guard(&self) -> Option<&Guarded> {
+        self.rollout()?.guard.as_ref()
+    }
+
+    /// Which answers are failures, if anybody wants to know.
+    pub(super) fn failures(&self) -> Option<&Failures> {
+        let rollout = self.rollout()?;
+        let of_shield = || rollout.shield.as_ref().map(|shield| &*shield.failures);
+        rollout.guard.as_ref().map(|guard| &*guard.failures).or_else(of_shield)
     }
 
     /// The end of the answer is here. gRPC says there how it went.
@@ -190,19 +263,21 @@ impl Report {
 
     /// The head of the answer is here.
     pub(super) fn head_came(&self) {
-        if self.guard().is_some_and(|guard| guard.is_timed) {
+        if self.fallback == Fallback::None && self.guard().is_some_and(|guard| guard.is_timed) {
             self.head_at.set(Some(Instant::now()));
         }
     }
 
-    /// Unless something else happens, the request will have ended like this.
+    /// Unless something else happens, the request will have ended like this. What NEW has failed has ended already.
     pub(super) fn will_end_as(&self, class: Class) {
-        self.class.set(class);
+        if self.fallback == Fallback::None {
+            self.class.set(class);
+        }
     }
 
     /// All of the answer is here, now.
     pub(super) fn complete(&self, class: Class, now: Instant) {
-        self.class.set(class);
+        self.will_end_as(class);
         self.ended.set(Some(now));
     }
 
@@ -210,7 +285,7 @@ impl Report {
         let snapshot = &self.view.snapshot;
         let series = match self.meter {
             Meter::Unsplit => &*snapshot.unsplit,
-            Meter::Rollout(rollout, side) => snapshot.rollouts[rollout].meters.side(side),
+            Meter::Rollout(rollout, side, _) => snapshot.rollouts[rollout].meters.side(side),
             Meter::TurnedAway(rollout) => snapshot.rollouts[rollout].meters.turned_away(),
         };
         series.shard(self.client.worker.index())
@@ -221,10 +296,12 @@ impl Report {
         if self.why == Why::Refused {
             self.shard().begin(); // it never got as far as running
         }
-        if let Meter::Rollout(rollout, side) = self.meter {
+        if let Meter::Rollout(rollout, side, seat) = self.meter {
             let rollout = &self.view.snapshot.rollouts[rollout];
-            rollout.meters.seat(rollout.seat(side), self.client.worker.index()).rise();
-            self.tell_the_guard(rollout, side, now);
+            rollout.meters.seat(seat, self.client.worker.index()).rise();
+            if matches!(self.fallback, Fallback::None | Fallback::Asked) {
+                self.tell_the_guard(rollout, side, now);
+            }
         }
         let class = self.class();
         self.shard().end(self.why, class, elapsed);
@@ -274,7 +351,7 @@ impl Report {
     /// Whose request it was. Of those whom nothing tells apart each counts as somebody else.
     fn mark(&self) -> Mark {
         let bucket = self.bucket.unwrap_or_else(|| Bucket::of_digest(fastrand::u64(..)));
-        Mark { bucket, is_shielded: false }
+        Mark { bucket, is_shielded: self.fallback == Fallback::Answered }
     }
 
     /// How the request is counted. Who is cut off has not gone away.

@@ -1,36 +1,30 @@
 //! A request from top to bottom: inspect, route, decide, rewrite, send, rewrite the answer, stream it.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
-use std::time::Duration;
 
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
-use tokio::time::Instant;
 
 use super::access_log::Entry;
-use super::body::{Progress, RequestBody, ResponseBody, Upload};
+use super::body::{RequestBody, ResponseBody};
 use super::closed;
 use super::exchange::{Client, Link, Report};
 use super::form::Form;
-use super::headers::{self, Coding, Survey};
+use super::headers::{self, Survey};
 use super::inspect::inspect;
 use super::notice::Notice;
 use super::respond::Refusal;
 use super::route;
+use super::send::{Answer, Attempt, has_failed, send};
+use super::shield::Shield;
 use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn};
-use super::watch::Wait;
-use super::worker::{Pool, View};
-use crate::metrics::{Class, Failure, Why};
+use crate::metrics::{Class, Why};
 use crate::policy::decision::{Decision, Side, bucket_of, decide};
 use crate::snapshot::{Destination, KeySource, Rollout, Snapshot};
-use crate::upstream::{ConnectError, Connection, connect};
 
 /// Answers one request, whatever happens.
 pub(super) async fn handle(
@@ -78,14 +72,19 @@ async fn forward(
     let view = Rc::clone(&report.view);
     let snapshot = &*view.snapshot;
     let way = find_way(report, snapshot, &parts)?;
-    let asked = Asked { trailers: survey.te && wants_trailers(&parts.headers), upgrade: survey.upgrade };
-    rewrite_request(&mut parts, survey, &way, report);
+    let asked = Asked::in_head(&parts, survey);
+    rewrite_request(&mut parts, survey, asked, &way, report);
     let (body, upload) = RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body);
     headers::frame_request(&mut parts.headers, body.size_hint().exact(), survey.content_length, upload.is_some());
-    let request = Request::from_parts(parts, body);
-    let (response, link) = send(report, &view, way.backend, request, upload).await?;
-    look_at_head(report, &response);
-    Ok(rewrite_response(response, link, asked, way, report)?)
+    let mut request = Request::from_parts(parts, body);
+    let shield = way.decided.and_then(|decided| Shield::raise(report, decided, asked, &mut request, upload.as_ref()));
+    let attempt = Attempt { view: &view, backend: way.backend, begun: report.started() };
+    let tried = send(report, attempt, request, upload).await;
+    let tried = match shield {
+        Some(shield) if has_failed(&tried) => Box::pin(shield.answer_instead(tried, report)).await,
+        _ => tried,
+    };
+    Ok(rewrite_response(tried.map_err(Refusal::from)?, asked, way, report))
 }
 
 /// Why tidegate answers itself.
@@ -129,11 +128,25 @@ fn note_for_the_log(report: &mut Report, request: &Request<Incoming>) {
     }
 }
 
-/// What the client's own side of the connection asked for, and what therefore holds for the answer.
+/// What the client asked for that does not go on to the backend.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
+pub(super) struct Asked {
+    /// It would have trailers.
     trailers: bool,
-    upgrade: bool,
+    /// It would speak another protocol.
+    pub(super) upgrade: bool,
+    /// It named a host.
+    pub(super) host: bool,
+}
+
+impl Asked {
+    fn in_head(parts: &Parts, survey: Survey) -> Self {
+        Self {
+            trailers: survey.te && wants_trailers(&parts.headers),
+            upgrade: survey.upgrade,
+            host: survey.hosts > 0 || parts.uri.authority().is_some(),
+        }
+    }
 }
 
 fn wants_trailers(headers: &HeaderMap) -> bool {
@@ -197,20 +210,19 @@ const HTTP: HeaderValue = HeaderValue::from_static("http");
 /// Host, three `x-forwarded-*`, three `x-tidegate-*`, the id: room for all of them at once.
 const ADDED_HEADERS: usize = 8;
 
-fn rewrite_request(parts: &mut Parts, survey: Survey, way: &Way, report: &Report) {
+fn rewrite_request(parts: &mut Parts, survey: Survey, asked: Asked, way: &Way, report: &Report) {
     let snapshot = &report.view.snapshot;
     let peer = report.client.ip;
     let trusted = snapshot.trusted_proxies.iter().any(|network| network.contains(peer));
     let rollout = way.decided.map(|(at, decision)| (&snapshot.rollouts[at], decision));
     parts.version = Version::HTTP_11;
     parts.headers.reserve(ADDED_HEADERS);
-    let names_a_host = survey.hosts > 0 || parts.uri.authority().is_some();
-    set_target_and_host(parts, survey, || host_of(snapshot, way.backend));
+    set_target_and_host(parts, survey, || snapshot.backends[way.backend].host());
     headers::strip_request(&mut parts.headers, survey, trusted);
     if let Some((rollout, _)) = rollout {
         deciding_headers(rollout).for_each(|name| headers::strip_aliases_of(&mut parts.headers, name));
     }
-    let asked_host = if names_a_host { parts.headers.get(HOST).cloned() } else { None };
+    let asked_host = if asked.host { parts.headers.get(HOST).cloned() } else { None };
     add_forwarded(&mut parts.headers, &report.client.forwarded_for, asked_host, trusted);
     if !survey.request_id {
         let id = hex_id(fastrand::u128(..));
@@ -234,12 +246,6 @@ fn set_target_and_host(parts: &mut Parts, survey: Survey, backend_host: impl FnO
     } else if survey.hosts == 0 {
         parts.headers.insert(HOST, backend_host());
     }
-}
-
-fn host_of(snapshot: &Snapshot, backend: usize) -> HeaderValue {
-    let address = &snapshot.backends[backend].endpoints[0].address;
-    let host = format!("{}:{}", address.host, address.port);
-    HeaderValue::from_str(&host).expect("a checked endpoint has a host of visible ASCII")
 }
 
 fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<HeaderValue>, trusted: bool) {
@@ -268,172 +274,11 @@ fn hex_id(number: u128) -> String {
     id
 }
 
-// -- there and back
-
-/// What went wrong with a request on its way.
-#[derive(Debug)]
-enum Trouble {
-    /// Not a byte of it was sent: it may go over another connection.
-    Unsent(Box<Request<RequestBody>>),
-    /// The client's body broke.
-    Client(Progress),
-    /// The backend's fault, or nobody's.
-    Backend(Failure),
-}
-
-/// Sends the request over a kept connection or a new one. It goes over another only if nothing of it was sent.
-async fn send(
-    report: &Report,
-    view: &View,
-    backend: usize,
-    mut request: Request<RequestBody>,
-    upload: Option<Rc<Upload>>,
-) -> Result<(Response<Incoming>, Link), Refusal> {
-    loop {
-        let (connection, pool) = obtain(report, view, backend).await?;
-        let reused = connection.is_reused();
-        let mut link = Link::new(connection, pool, upload.clone());
-        request = match await_head(report, &mut link, request).await {
-            Ok(response) => return Ok((response, link)),
-            Err(Trouble::Unsent(request)) if reused => *request,
-            Err(Trouble::Unsent(_)) => return Err(blame(report, Failure::Reset)),
-            Err(Trouble::Client(progress)) => return Err(blame_client(progress)),
-            Err(Trouble::Backend(failure)) => return Err(blame(report, failure)),
-        };
-    }
-}
-
-/// A connection to the backend: a kept one, or a new one to the first endpoint that takes it.
-async fn obtain(
-    report: &Report,
-    view: &View,
-    backend: usize,
-) -> Result<(Box<Connection<RequestBody>>, Rc<Pool>), Refusal> {
-    let mut failure = Failure::Connect;
-    for pool in view.pools(backend) {
-        if let Some(kept) = poll_fn(|cx| Poll::Ready(pool.take(cx, report.started()))).await {
-            return Ok((kept, Rc::clone(pool)));
-        }
-        match connect(pool.endpoint()).await {
-            Ok(connection) => return Ok((connection, Rc::clone(pool))),
-            Err(ConnectError::Timeout) => failure = Failure::ConnectTimeout,
-            Err(ConnectError::Io(_) | ConnectError::Setup(_)) => failure = Failure::Connect,
-        }
-    }
-    Err(blame(report, failure))
-}
-
-/// Sends the request and waits for the head of the answer, driving the connection meanwhile.
-async fn await_head(
-    report: &Report,
-    link: &mut Link,
-    request: Request<RequestBody>,
-) -> Result<Response<Incoming>, Trouble> {
-    let watch = &report.client.watch;
-    let patience = link.pool().endpoint().timeouts.response;
-    let mut sent = pin!(link.connection.send(request));
-    let response = poll_fn(|cx| {
-        if watch.has_expired(Wait::Response) {
-            return Poll::Ready(None);
-        }
-        if let Poll::Ready(response) = link.connection.poll_sent(sent.as_mut(), cx) {
-            return Poll::Ready(Some(response));
-        }
-        if !watch.waits() {
-            let from = if link.has_upload() { Instant::now() } else { report.started() };
-            watch.wait_until(Wait::Response, from + patience);
-        }
-        Poll::Pending
-    })
-    .await;
-    watch.stop_waiting_for(Wait::Response);
-    match response {
-        None => Err(Trouble::Backend(Failure::ResponseTimeout)),
-        Some(Ok(response)) => Ok(response),
-        Some(Err(mut error)) => match error.take_message() {
-            Some(unsent) => Err(Trouble::Unsent(Box::new(unsent))),
-            None => Err(diagnose(report, link, &error.into_error())),
-        },
-    }
-}
-
-/// A backend that closes a kept connection as a request arrives does so within a round trip. One that takes longer had the
-/// request, and failed it.
-const RACE: Duration = Duration::from_millis(50);
-
-fn diagnose(report: &Report, link: &Link, error: &hyper::Error) -> Trouble {
-    match link.upload_progress() {
-        broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
-        _ if error.is_parse() || link.connection.is_flooded() => Trouble::Backend(Failure::Malformed),
-        _ if link.connection.is_reused() && !link.connection.has_answered() && report.started().elapsed() < RACE => {
-            Trouble::Backend(Failure::Stale)
-        }
-        _ => Trouble::Backend(Failure::Reset),
-    }
-}
-
-fn blame_client(progress: Progress) -> Refusal {
-    match progress {
-        Progress::TooLarge => Refusal::of_request(StatusCode::PAYLOAD_TOO_LARGE, "The request body is too large."),
-        Progress::Stalled => Refusal::of_request(StatusCode::REQUEST_TIMEOUT, "The request body took too long."),
-        _ => Refusal::of_request(StatusCode::BAD_REQUEST, "The request body is malformed."),
-    }
-}
-
-fn blame(report: &Report, failure: Failure) -> Refusal {
-    report.failed(failure);
-    let (status, error, detail) = match failure {
-        Failure::Connect => (StatusCode::BAD_GATEWAY, "connection_refused", "The backend takes no connection."),
-        Failure::ConnectTimeout => {
-            (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "The backend took no connection in time.")
-        }
-        Failure::ResponseTimeout => {
-            (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
-        }
-        Failure::Malformed | Failure::Status | Failure::Grpc | Failure::Reported => {
-            (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend's answer is not HTTP.")
-        }
-        Failure::Truncated => {
-            (StatusCode::BAD_GATEWAY, "http_response_incomplete", "The backend's answer is incomplete.")
-        }
-        Failure::Reset | Failure::Stale => {
-            (StatusCode::BAD_GATEWAY, "connection_terminated", "The backend closed the connection.")
-        }
-    };
-    Refusal::of_backend(status, error, detail)
-}
-
-/// Whether the answer is a failure shows in its head, if the service knows by then.
-fn look_at_head(report: &Report, response: &Response<Incoming>) {
-    let Some(guard) = report.guard() else { return };
-    report.head_came();
-    let header = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
-    if let Some(failure) = guard.failures.find(response.status().as_u16(), header) {
-        report.found_bad(failure);
-    }
-}
-
 // -- what the client sees
 
-fn rewrite_response(
-    mut response: Response<Incoming>,
-    mut link: Link,
-    asked: Asked,
-    way: Way,
-    report: &Report,
-) -> Result<(Response<Incoming>, Link), Refusal> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(blame(report, Failure::Malformed)); // nobody asked for it
-    }
+fn rewrite_response(answer: Answer, asked: Asked, way: Way, report: &Report) -> (Response<Incoming>, Link) {
+    let Answer { mut response, mut link, survey, .. } = answer;
     let headers = response.headers_mut();
-    let survey = headers::survey_response(headers);
-    match if survey.transfer_encoding { headers::coding(headers) } else { None } {
-        None => {}
-        // Hyper has read it as chunked; a length beside it would be believed by the next reader.
-        Some(Coding::Chunked) if headers.remove(CONTENT_LENGTH).is_some() => link.spoil(),
-        Some(Coding::Chunked) => {}
-        Some(Coding::Repeated | Coding::Other) => return Err(blame(report, Failure::Malformed)),
-    }
     headers::strip_response(headers, survey, asked.trailers);
     let is_early = !link.is_uploaded();
     if is_early {
@@ -442,16 +287,17 @@ fn rewrite_response(
     if asked.upgrade || is_early {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    if let Some((at, decision)) = way.decided
+    if let Some((at, _)) = way.decided
         && report.view.snapshot.rollouts[at].expose_side
+        && let Some(side) = report.answering()
     {
-        headers.insert(headers::SIDE, HeaderValue::from_static(decision.side.as_str()));
+        headers.insert(headers::SIDE, HeaderValue::from_static(side.as_str()));
     }
     if let Some(id) = way.new_id {
         headers.append(SET_COOKIE, anonymous_cookie(&id));
     }
     *response.version_mut() = Version::HTTP_11;
-    Ok((response, link))
+    (response, link)
 }
 
 fn anonymous_cookie(id: &str) -> HeaderValue {

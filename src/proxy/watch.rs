@@ -280,6 +280,12 @@ impl Watch {
         self.expired.set(Some(wait));
     }
 
+    /// What was waited for in vain is asked for once more.
+    pub(super) fn waits_anew(&self) {
+        self.wait.set(None);
+        self.expired.set(None);
+    }
+
     /// Whether `wait` was in vain.
     pub(super) fn has_expired(&self, wait: Wait) -> bool {
         self.expired.get() == Some(wait)

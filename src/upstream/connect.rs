@@ -1,6 +1,6 @@
 //! A new connection to an endpoint.
 
-use std::io;
+use std::io::{self, ErrorKind};
 
 use hyper::body::Body;
 use tokio::net::TcpStream;
@@ -9,18 +9,37 @@ use tokio::time::timeout;
 use super::Connection;
 use crate::snapshot::Endpoint;
 
-/// Why there is no connection. The backend's fault in every case.
+/// Why there is no connection. The backend's fault, but for [`ConnectError::OwnLimit`].
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// Refused, unreachable, unknown name.
     #[error("cannot connect: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// This process or this machine is out of file descriptors, memory or ports.
+    #[error("out of means to connect: {0}")]
+    OwnLimit(io::Error),
     /// No answer within `timeouts.connect`.
     #[error("no connection in time")]
     Timeout,
     /// The socket was connected but could not be used.
     #[error("cannot use the connection: {0}")]
     Setup(#[from] hyper::Error),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        if is_own_limit(&error) { Self::OwnLimit(error) } else { Self::Io(error) }
+    }
+}
+
+/// Whether the error says something about us and nothing about the other side.
+fn is_own_limit(error: &io::Error) -> bool {
+    // No kind of error stands for these: too many files in the system or the process, no room for buffers.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    const ENOBUFS: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 105 } else { 55 };
+    matches!(error.kind(), ErrorKind::OutOfMemory | ErrorKind::AddrNotAvailable)
+        || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
 /// Connects to `endpoint` within its connect timeout. Names are resolved anew each time, off the worker's thread.
@@ -38,4 +57,28 @@ where
         timeout(endpoint.timeouts.connect, TcpStream::connect(address)).await.map_err(|_| ConnectError::Timeout)??;
     stream.set_nodelay(true)?;
     Ok(Box::new(Connection::open(stream, endpoint.max_header_size).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn what_we_are_out_of_is_not_the_backends_fault() {
+        for (number, is_ours) in [
+            (23, true),   // ENFILE
+            (24, true),   // EMFILE
+            (12, true),   // ENOMEM
+            (99, true),   // EADDRNOTAVAIL
+            (105, true),  // ENOBUFS
+            (111, false), // ECONNREFUSED
+            (104, false), // ECONNRESET
+            (113, false), // EHOSTUNREACH
+            (101, false), // ENETUNREACH
+        ] {
+            assert_eq!(is_own_limit(&io::Error::from_raw_os_error(number)), is_ours, "{number}");
+        }
+        assert!(!is_own_limit(&io::Error::other("unknown name")));
+    }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::guard::guard_status;
 use super::process::uptime;
 use super::standing::{self, deed};
 use super::time::{float, rfc3339, rounded, seconds, spelled};
@@ -56,6 +57,7 @@ pub fn of_rollout(overview: &Overview, snapshot: &Snapshot, rollout: &Rollout, n
         deadline,
         maintenance: standing::maintenance(&rollout.service),
         hold: standing::hold(&rollout.service, state.standing.hold.as_ref()),
+        guard: guard_status(overview, rollout),
         drain: state_now.drain.as_ref().map(|drain| drain_status(rollout, drain, &recent, now)),
         sides: Sides { old: of(Side::Old), new: of(Side::New) },
     }
@@ -102,6 +104,8 @@ fn steps(plan: &Plan, state: &State, frozen: bool, deadline: Option<&str>) -> Op
         hold_seconds: hold,
         requests: position.requests,
         min_requests: step.min_requests,
+        judged: position.judged,
+        min_judged: evidence,
         paused: position.paused,
         frozen,
         next: steps.get(position.step + 1).map(|next| next.percent.as_f64()),

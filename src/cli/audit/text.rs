@@ -111,6 +111,7 @@ mod tests {
         for (kind, name_of, told) in [
             ("operator", "alice", "alice"),
             ("config", "config", "config"),
+            ("guard", "guard", "guard"),
             ("flag_file", "ROLLBACK", "file ROLLBACK"),
             ("schedule", "deadline", "schedule (deadline)"),
             ("process", "tidegate", "tidegate"),

@@ -192,6 +192,7 @@ fn follow(
             let decision = decide(&rollout.split, &subject);
             explanation.rollout = Some(rollout_steps(rollout, head, &subject));
             explanation.notes.extend(flag_file_note(config));
+            explanation.notes.extend(guard_note(rollout, decision.side));
             explanation.notes.extend(stand_in_note(decision.reason, &subject.into_stand_in()));
             rollout.backend(decision.side)
         }
@@ -307,6 +308,12 @@ fn flag_file_note(config: &Config) -> Option<String> {
     })
 }
 
+/// The guard, too, acts on a running process only.
+fn guard_note(rollout: &Rollout, side: Side) -> Option<String> {
+    let is_watched = rollout.plan.guard.is_some() && side == Side::New;
+    is_watched.then(|| format!("a running guard may have taken new away: tidegate guard {}", rollout.name))
+}
+
 fn stand_in_note(reason: Reason, stand_in: &StandIn) -> Option<String> {
     match stand_in {
         _ if reason != Reason::MissingKey => None,
@@ -370,6 +377,7 @@ routes:
         let decider = rollout.gates.iter().find(|gate| gate.decides).unwrap();
         assert_eq!((decider.gate, decider.because.as_str()), ("bucket", "710 is below 2000 (20 %)"));
         assert_eq!(told.backend.unwrap().endpoints, ["http://[::1]:9002"]);
+        assert_eq!(told.notes, ["a running guard may have taken new away: tidegate guard ledger"]);
     }
 
     #[test]

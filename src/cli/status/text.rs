@@ -3,7 +3,6 @@
 mod next;
 mod page;
 mod rollout;
-mod words;
 
 #[cfg(test)]
 mod tests;
@@ -12,9 +11,9 @@ use jiff::Timestamp;
 
 use self::page::{HEIGHT, Item, Page, Room, WIDTH};
 pub(in crate::cli) use self::rollout::progress;
-use self::words::{ago, counted, share, spell};
-use crate::admin::status::{Phase, RolloutStatus, Status};
+use crate::admin::status::{GuardVerdict, Phase, RolloutStatus, Status};
 use crate::cli::output::{Paint, fitted, indented};
+use crate::cli::words::{ago, counted, share, spell};
 
 /// Writes `status`, which was told by `from`, as it looks at `now`. `again` stands behind each command for it to reach the
 /// same instance.
@@ -182,6 +181,9 @@ fn in_a_few_words(rollout: &RolloutStatus) -> Option<String> {
     if rollout.rollback.active {
         let why: Vec<&str> = rollout.rollback.latches.iter().map(|latch| latch.reason.as_str()).collect();
         told.push(format!("ROLLED BACK: {}", why.join("; ")));
+    }
+    if rollout.guard.verdict == GuardVerdict::WouldHaveTripped {
+        told.push(format!("the guard finds: {}", rollout.guard.reason.as_deref().unwrap_or("trouble")));
     }
     if rollout.maintenance.is_some() {
         told.push("in maintenance".to_owned());

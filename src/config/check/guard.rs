@@ -20,9 +20,14 @@ const MOST_TOLERATED: f64 = 20.0;
 const LEAST_OVER_P99: f64 = 2.0;
 
 impl Checker<'_> {
-    /// The guard of the rollout `raw`; inside, `None` if it wants none.
+    /// The guard of the rollout `raw`, which looks for `failures`; inside, `None` if it wants none.
     #[expect(clippy::option_option, reason = "outside: whether it could be checked; inside: whether there is one")]
-    pub(super) fn guard(&mut self, place: &Place, rollout: &raw::Rollout) -> Option<Option<Guard>> {
+    pub(super) fn guard(
+        &mut self,
+        place: &Place,
+        rollout: &raw::Rollout,
+        failures: Option<Arc<Failures>>,
+    ) -> Option<Option<Guard>> {
         let raw = &rollout.guard;
         let tolerance = self.tolerance(&place.key("tolerance"), &raw.tolerance, 0.0);
         let one_false_trip_in = self.faults.take(&place.key("one_false_trip_in"), rate(&raw.one_false_trip_in));
@@ -31,7 +36,6 @@ impl Checker<'_> {
         let min_distinct = self.faults.take(&place.key("min_distinct"), min_distinct);
         let max_users_hurt = raw.max_users_hurt.as_ref().map(|count| value::count(&count.0, buckets)).transpose();
         let max_users_hurt = self.faults.take(&place.key("max_users_hurt"), max_users_hurt);
-        let failures = self.failures(&place.key("failures"), &raw.failures);
         let queries = self.queries(&place.key("queries"), &raw.queries);
         let action = self.action(&place.key("action"), rollout);
         let limits =
@@ -40,7 +44,7 @@ impl Checker<'_> {
             Some(latency) => Some(self.latency(&place.key("latency"), latency, &limits)?),
             None => None,
         };
-        let (failures, max_users_hurt) = (Arc::new(failures?), max_users_hurt?);
+        let (failures, max_users_hurt) = (failures?, max_users_hurt?);
         let guard = Guard { limits, failures, latency, max_users_hurt, queries, action: action? };
         Some(raw.enabled.then_some(guard))
     }
@@ -65,12 +69,13 @@ impl Checker<'_> {
         Some(Latency { slower_than, limits: Limits { tolerance, ..of_failures.clone() } })
     }
 
-    fn failures(&mut self, place: &Place, raw: &raw::Failures) -> Option<Failures> {
+    /// Which answers are failures: for the guard, and for the shield.
+    pub(super) fn failures(&mut self, place: &Place, raw: &raw::Failures) -> Option<Arc<Failures>> {
         let statuses = self.statuses(&place.key("statuses"), &raw.statuses);
         let grpc = self.grpc(&place.key("grpc"), &raw.grpc);
         let header = raw.header.as_deref().map(value::header_name).transpose();
         let header = self.faults.take(&place.key("header"), header);
-        Some(Failures { statuses, grpc, header: header? })
+        Some(Arc::new(Failures { statuses, grpc, header: header? }))
     }
 
     fn statuses(&mut self, place: &Place, written: &raw::Statuses) -> Vec<RangeInclusive<u16>> {

@@ -56,7 +56,9 @@ impl Checker<'_> {
         };
         let rules = self.rules(&place.key("rules"), &raw.rules);
         let force = self.force(&place.key("force"), raw.force.as_ref());
-        let guard = self.guard(&place.key("guard"), raw);
+        let failures = self.failures(&place.key("guard").key("failures"), &raw.guard.failures);
+        let guard = self.guard(&place.key("guard"), raw, failures.clone());
+        let shield = self.shield(&place.key("shield"), raw.shield.as_ref(), failures);
         let (old, new, strategy) = policy?;
         let guard = guard?;
         Some(Rollout {
@@ -74,6 +76,7 @@ impl Checker<'_> {
             force: force?,
             expose_side: raw.expose_side,
             guard,
+            shield: shield?,
         })
     }
 

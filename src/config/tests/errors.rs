@@ -32,7 +32,7 @@ error: unknown key `percnt`
 6 |   percnt: 5
   |   ^^^^^^
   = found: percnt
-  = allowed: old, new, percent, steps, strategy, blue, green, active, key, hash, salt, on_missing, schedule, rollback, acknowledge, rules, force, expose_side, guard
+  = allowed: old, new, percent, steps, strategy, blue, green, active, key, hash, salt, on_missing, schedule, rollback, acknowledge, rules, force, expose_side, guard, shield
   = help: did you mean `percent`?
 
 error: this is not one of the allowed words
@@ -212,7 +212,7 @@ fn json_for_editors() {
         "message": "unknown key `percnt`",
         "found": "percnt",
         "allowed": "old, new, percent, steps, strategy, blue, green, active, key, hash, salt, on_missing, schedule, \
-                    rollback, acknowledge, rules, force, expose_side, guard",
+                    rollback, acknowledge, rules, force, expose_side, guard, shield",
         "help": "did you mean `percent`?",
     }]);
     assert_eq!(error.to_json(), expected);
@@ -232,6 +232,11 @@ fn every_mistake_in_a_rollout_has_its_sentence() {
         ("rollback: on", "rollout.rollback: this is the wrong kind of value"),
         ("salt: 5", "rollout.salt: this is not a text"),
         ("gaurd: {}", "rollout.gaurd: unknown key `gaurd`"),
+        ("pins: {}", "rollout.pins: unknown key `pins`"),
+        ("shield:", "rollout.shield: this key has no value"),
+        ("shield: {budgt: 5}", "rollout.shield.budgt: unknown key `budgt`"),
+        ("shield: {budget: 0%}", "rollout.shield.budget: with this budget the shield would soon be spent for good"),
+        ("shield: {max_body: 17MiB}", "rollout.shield.max_body: this is above 16MiB"),
         ("on_missing: newer", "rollout.on_missing: this is not one of the allowed words"),
         ("rules: [{side: old}]", "rollout.rules[0]: this rule names no keys"),
         ("rules: [{keys: [1]}]", "rollout.rules[0]: `side` is missing"),

@@ -1,6 +1,6 @@
 //! The most likely command for a situation.
 
-use crate::admin::status::{RolloutStatus, Status, StrategyName};
+use crate::admin::status::{GuardVerdict, RolloutStatus, Status, StrategyName};
 
 /// A command, and what it is for where it does not say so itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ pub(super) fn of_rollout(rollout: &RolloutStatus) -> Option<Next> {
     let name = &rollout.name;
     lift(rollout)
         .or_else(|| ends(rollout))
+        .or_else(|| doubted(rollout))
         .or_else(|| match rollout.strategy {
             StrategyName::BlueGreen => switch(rollout),
             StrategyName::Steps => climb(rollout),
@@ -49,7 +50,7 @@ pub(super) fn of_rollout(rollout: &RolloutStatus) -> Option<Next> {
 pub(super) fn of_several(rollouts: &[RolloutStatus]) -> Option<Next> {
     let weight = |rollout: &RolloutStatus| match rollout.rollback.active {
         true => 2,
-        false if ends(rollout).is_some() => 1,
+        false if ends(rollout).or_else(|| doubted(rollout)).is_some() => 1,
         false => 0,
     };
     let worst = rollouts.iter().rev().max_by_key(|rollout| weight(rollout))?;
@@ -80,6 +81,20 @@ fn ends(rollout: &RolloutStatus) -> Option<Next> {
         return Next::new(format!("tidegate hold {name} off"), "");
     }
     None
+}
+
+/// What the guard has found and left to people.
+fn doubted(rollout: &RolloutStatus) -> Option<Next> {
+    let name = &rollout.name;
+    match (rollout.guard.verdict, &rollout.guard.undo) {
+        (GuardVerdict::Tripped | GuardVerdict::WouldHaveTripped, Some(_)) => {
+            Next::new(format!("tidegate guard {name}"), "why the ramp waits")
+        }
+        (GuardVerdict::WouldHaveTripped, None) => {
+            Next::new(format!("tidegate rollback {name}"), "the guard would have")
+        }
+        _ => None,
+    }
 }
 
 fn switch(rollout: &RolloutStatus) -> Option<Next> {

@@ -2,12 +2,12 @@
 
 use super::next;
 use super::page::{Item, Page, Room, WIDTH};
-use super::words::{ago, counted, seconds_until, share, spell, time};
 use crate::admin::status::{
-    BlueGreenStatus, Deed, DrainStatus, HoldStatus, LatchStatus, Latency, MaintenanceStatus, RolloutStatus, SideStatus,
-    StepsStatus,
+    BlueGreenStatus, Deed, DrainStatus, GuardVerdict, HoldStatus, LatchStatus, Latency, MaintenanceStatus,
+    RolloutStatus, SideStatus, StepsStatus,
 };
 use crate::cli::output::fitted;
+use crate::cli::words::{ago, counted, grouped, seconds_until, share, spell, time};
 
 /// Writes `rollout` in full.
 pub(super) fn in_full(page: &mut Page<'_>, rollout: &RolloutStatus) {
@@ -19,6 +19,9 @@ pub(super) fn in_full(page: &mut Page<'_>, rollout: &RolloutStatus) {
     page.gap();
     let before = page.lines.len();
     latches(page, rollout);
+    if let Some(item) = guarded(page, rollout) {
+        page.item(&item);
+    }
     let items = [drift(page, rollout), ramp(rollout), deadline(page, rollout), colors(rollout)];
     items.into_iter().flatten().for_each(|item| page.item(&item));
     let scope = rollout.name.as_str();
@@ -79,6 +82,43 @@ fn latched(page: &Page<'_>, latch: &LatchStatus) -> Item {
     }
 }
 
+/// What the guard thinks of NEW. When there is hardly any room, the rollback says all that matters.
+fn guarded(page: &Page<'_>, rollout: &RolloutStatus) -> Option<Item> {
+    let guard = &rollout.guard;
+    if page.room == Room::Least && rollout.rollback.active {
+        return None;
+    }
+    let when = guard.since.as_deref().map(|since| ago(since, page.now)).unwrap_or_default();
+    let look = Some(("numbers", format!("tidegate guard {}", rollout.name)));
+    let why = guard.reason.clone().unwrap_or_default();
+    let item = |facts: String| Item { label: "guard", facts, ..Item::default() };
+    Some(match (guard.verdict, guard.action.as_deref()) {
+        (GuardVerdict::Off, _) => item("off (guard.enabled in the config)".to_owned()),
+        (GuardVerdict::Healthy, _) => item(healthy(rollout)),
+        (GuardVerdict::Tripped, _) if rollout.rollback.active => Item { end: look, ..item("tripped".to_owned()) },
+        (GuardVerdict::Tripped, _) => Item { end: look, why, ..item(format!("TRIPPED {when}, back a step")) },
+        (GuardVerdict::WouldHaveTripped, Some("hold_step")) => {
+            Item { end: look, why, ..item(format!("HOLDS the step since {when}").replace(" ago", "")) }
+        }
+        (GuardVerdict::WouldHaveTripped, _) => {
+            Item { end: look, why, ..item(format!("WOULD HAVE ROLLED BACK {when}")) }
+        }
+    })
+}
+
+fn healthy(rollout: &RolloutStatus) -> String {
+    let Some(failures) = &rollout.guard.failures else { return "armed".to_owned() };
+    let (new, tolerated) = (&failures.counted.new, failures.tolerated);
+    match (new.share, rollout.percent.effective) {
+        (None, percent) if percent <= 0.0 => "armed; nobody is on new".to_owned(),
+        (None, _) => format!("healthy: nothing speaks against new, tolerated {tolerated} %"),
+        (Some(share), _) => {
+            let (bad, of) = (grouped(new.bad), grouped(new.requests));
+            format!("healthy: new {bad} of {of} failed ({share} %), tolerated {tolerated} %")
+        }
+    }
+}
+
 /// What somebody put over the file, in words. A rollback and a drain tell of themselves.
 fn drift(page: &Page<'_>, rollout: &RolloutStatus) -> Option<Item> {
     let percent = &rollout.percent;
@@ -129,12 +169,10 @@ fn climbing(at: &str, steps: &StepsStatus, next: f64, name: &str) -> Item {
         let facts = format!("{at}; {next} % waits for somebody to promote it");
         return Item { label: "ramp", facts, end: if steps.paused { go_on } else { promote }, ..Item::default() };
     };
-    let is_over = steps.held_seconds >= hold && steps.requests >= steps.min_requests;
+    let is_seen = steps.requests >= steps.min_requests && steps.judged >= steps.min_judged;
+    let is_over = steps.held_seconds >= hold && is_seen;
     let held = format!("held {} of {}", spell(steps.held_seconds.min(hold)), spell(hold));
-    let requests = match steps.min_requests {
-        0 => String::new(),
-        least => format!(", {} of {least} requests", steps.requests.min(least)),
-    };
+    let requests = seen(steps);
     let (facts, more, end) = match (steps.paused, steps.frozen) {
         (true, _) => (format!("{at}: {held}{requests}"), vec![], go_on),
         (false, true) if is_over => {
@@ -145,6 +183,19 @@ fn climbing(at: &str, steps: &StepsStatus, next: f64, name: &str) -> Item {
         (false, false) => (format!("{at}: {held}{requests}"), vec![then], None),
     };
     Item { label: "ramp", facts, more, end, ..Item::default() }
+}
+
+/// The requests that a step waits for: its own, or those that the guard has to judge by, whichever is further off.
+fn seen(steps: &StepsStatus) -> String {
+    let missing = |seen: u64, least: u64| least.saturating_sub(seen);
+    let told = |seen: u64, least: u64, what: &str| format!(", {} of {least} {what}", seen.min(least));
+    match (steps.min_requests, steps.min_judged) {
+        (0, 0) => String::new(),
+        (least, judged) if missing(steps.judged, judged) > missing(steps.requests, least) || least == 0 => {
+            told(steps.judged, judged, "judged")
+        }
+        (least, _) => told(steps.requests, least, "requests"),
+    }
 }
 
 fn deadline(page: &Page<'_>, rollout: &RolloutStatus) -> Option<Item> {

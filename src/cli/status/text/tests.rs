@@ -2,12 +2,14 @@
 
 use super::*;
 use crate::admin::status::{
-    BlueGreenStatus, ConfigStatus, Deed, DrainStatus, HoldStatus, LatchStatus, Latency, MaintenanceStatus, Observed,
-    PercentStatus, ReloadStatus, RollbackStatus, RouteStatus, SideStatus, Sides, StateStatus, StepsStatus,
-    StrategyName,
+    BlueGreenStatus, ConfigStatus, Deed, DrainStatus, Evidence, GuardStatus, HoldStatus, LatchStatus, Latency,
+    MaintenanceStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus, RouteStatus, Sense, SideCount,
+    SideStatus, Sides, StateStatus, StepsStatus, StrategyName,
 };
 
 const NOW: &str = "2026-11-21T04:05:06Z";
+const FAILED: &str =
+    "new failed 50 of 50 requests (100 %) from 50 different users, old 0 of 450 (0 %); 1 % is tolerated";
 const LONG: &str = "the new ledger books the same payment twice when two of its nodes restart at once, see INC-7";
 
 fn side(backend: &str, per_second: f64, latency_ms: Option<Latency>) -> SideStatus {
@@ -47,7 +49,38 @@ fn rollout(name: &str) -> RolloutStatus {
         maintenance: None,
         hold: None,
         drain: None,
+        guard: guard(GuardVerdict::Healthy, "rollback"),
         sides: Sides { old: side("ledger-v2", 155.1, Some(latency)), new: side("ledger-v3-with-a-tail", 0.0, None) },
+    }
+}
+
+/// What a guard knows of a NEW that is well, with this verdict all the same.
+fn guard(verdict: GuardVerdict, action: &str) -> GuardStatus {
+    let found = !matches!(verdict, GuardVerdict::Healthy | GuardVerdict::Off);
+    let is_held = matches!(action, "step_back" | "hold_step");
+    GuardStatus {
+        armed: verdict != GuardVerdict::Off,
+        verdict,
+        action: Some(action.into()),
+        cause: found.then(|| "failures".into()),
+        reason: found.then(|| FAILED.into()),
+        since: found.then(|| "2026-11-21T04:02:00Z".into()),
+        undo: (found && is_held).then(|| "tidegate step continue ledger --reason TEXT".into()),
+        failures: Some(Sense {
+            tolerated: 1.0,
+            counted: Sides {
+                old: SideCount { requests: 52_100, bad: 20, share: Some(0.04) },
+                new: SideCount { requests: 5_210, bad: 3, share: Some(0.06) },
+            },
+            worse_than_tolerated: Evidence { odds: 12.0, enough: 1e8, share: 0.135 },
+            worse_than_old: None,
+            users: 2,
+            users_needed: 3,
+            in_a_row: Some(6),
+        }),
+        latency: None,
+        users_hurt: Some(2),
+        max_users_hurt: None,
     }
 }
 
@@ -88,6 +121,8 @@ fn steps() -> StepsStatus {
         hold_seconds: Some(600.0),
         requests: 320,
         min_requests: 500,
+        judged: 320,
+        min_judged: 0,
         paused: false,
         frozen: false,
         next: Some(20.0),
@@ -248,7 +283,7 @@ fn a_ramp_that_stands_says_what_makes_it_go_on() {
 
 #[test]
 fn every_combination_fits() {
-    for bits in 0..1_u32 << 10 {
+    for bits in 0..1_u32 << 12 {
         let has = |bit: u32| bits & 1 << bit != 0;
         let whole = everything();
         let mut status = if has(0) { whole.clone() } else { status(vec![]) };
@@ -282,7 +317,79 @@ fn every_combination_fits() {
         if has(9) {
             rollout.rollback.latches.truncate(2);
         }
+        rollout.guard = match (has(10), has(11)) {
+            (false, false) => guard(GuardVerdict::Healthy, "rollback"),
+            (false, true) => guard(GuardVerdict::Tripped, "step_back"),
+            (true, false) => guard(GuardVerdict::WouldHaveTripped, "hold_step"),
+            (true, true) => guard(GuardVerdict::WouldHaveTripped, "notify"),
+        };
         shown(&status);
+    }
+}
+
+/// The line of the guard, and the next command.
+fn guarded(rollout: RolloutStatus) -> [String; 2] {
+    let shown = shown(&status(vec![rollout]));
+    let lines: Vec<&str> = shown.lines().collect();
+    let guard = lines.iter().find_map(|line| line.strip_prefix("  guard       ")).unwrap();
+    [guard.to_owned(), (*lines.last().unwrap()).to_owned()]
+}
+
+#[test]
+fn a_guard_says_what_it_thinks_and_what_to_do_about_it() {
+    let rollback = "next: tidegate rollback ledger  (if it goes wrong: everybody back on old)";
+    let with = |guard: GuardStatus| RolloutStatus { guard, ..rollout("ledger") };
+    let mut idle = with(guard(GuardVerdict::Healthy, "rollback"));
+    if let Some(failures) = &mut idle.guard.failures {
+        failures.counted.new = SideCount { requests: 0, bad: 0, share: None };
+    }
+    let mut nobody = idle.clone();
+    nobody.percent.effective = 0.0;
+    let mut tripped = with(guard(GuardVerdict::Tripped, "rollback"));
+    tripped.rollback.active = true;
+    tripped.rollback.latches = vec![latch("ledger-1", "guard", FAILED, "tidegate resume ledger --reason TEXT")];
+    let first = "next: tidegate set ledger --percent 1  (the first users on new)";
+    for (rollout, line, next) in [
+        (
+            with(guard(GuardVerdict::Healthy, "rollback")),
+            "healthy: new 3 of 5 210 failed (0.06 %), tolerated 1 %",
+            rollback,
+        ),
+        (idle, "healthy: nothing speaks against new, tolerated 1 %", rollback),
+        (nobody, "armed; nobody is on new", first),
+        (with(guard(GuardVerdict::Off, "rollback")), "off (guard.enabled in the config)", rollback),
+        (tripped, "tripped; numbers: tidegate guard ledger", "next: tidegate resume ledger  (lifts the rollback)"),
+        (
+            with(guard(GuardVerdict::Tripped, "step_back")),
+            "TRIPPED 3 min ago, back a step: new failed 50 of 50 requests (100…",
+            "next: tidegate guard ledger  (why the ramp waits)",
+        ),
+        (
+            with(guard(GuardVerdict::WouldHaveTripped, "hold_step")),
+            "HOLDS the step since 3 min: new failed 50 of 50 requests (100 %) …",
+            "next: tidegate guard ledger  (why the ramp waits)",
+        ),
+        (
+            with(guard(GuardVerdict::WouldHaveTripped, "notify")),
+            "WOULD HAVE ROLLED BACK 3 min ago: new failed 50 of 50 requests (1…",
+            "next: tidegate rollback ledger  (the guard would have)",
+        ),
+    ] {
+        assert_eq!(guarded(rollout), [line, next]);
+    }
+}
+
+#[test]
+fn a_step_waits_for_what_is_further_off() {
+    for (requests, min_requests, judged, min_judged, told) in [
+        (320, 500, 320, 400, "320 of 500 requests"),
+        (320, 500, 320, 812, "320 of 812 judged"),
+        (320, 0, 320, 812, "320 of 812 judged"),
+        (900, 500, 900, 812, "500 of 500 requests"),
+        (320, 500, 320, 0, "320 of 500 requests"),
+    ] {
+        let [line, _] = ramp(StepsStatus { requests, min_requests, judged, min_judged, ..steps() });
+        assert_eq!(line, format!("step 2/4 at 5 %: held 8 min of 10 min, {told}"));
     }
 }
 
@@ -306,6 +413,8 @@ config   /etc/tidegate.yaml, revision 3, read 13 min ago
 ledger
   configured    override   effective    observed
         25 %           -        25 %     24.87 %  of 12408 requests in 60 s
+
+  guard       healthy: new 3 of 5 210 failed (0.06 %), tolerated 1 %
 
   side  backend       inflight   failed    req/s    TP50    TP90    TP99  TP99.9
   old   ledger-v2            3    0.2 %    155.1  416 us  3.4 ms   98 ms   1.3 s
@@ -331,6 +440,7 @@ ledger  ROLLED BACK: everybody is on old
 
   rollback    ledger-4, by ROLLBACK, 3 min ago: the file ROLLBACK in state_dir
               lift: rm /var/lib/tidegate/ROLLBACK
+  guard       healthy: new 3 of 5 210 failed (0.06 %), tolerated 1 %
 
   side  backend       inflight   failed    req/s    TP50    TP90    TP99  TP99.9
   old   ledger-v2            3    0.2 %    155.1  416 us  3.4 ms   98 ms   1.3 s
@@ -354,6 +464,7 @@ ledger
   configured    override   effective    observed
         50 %        25 %        25 %     24.87 %  of 12408 requests in 60 s
 
+  guard       healthy: new 3 of 5 210 failed (0.06 %), tolerated 1 %
   drift       the file says 50 %, alice set 25 %, 3 min ago: the new ledger boo…
               undo: tidegate set ledger --clear
 
@@ -379,6 +490,7 @@ ledger
   configured    override   effective    observed
          5 %           -         5 %     24.87 %  of 12408 requests in 60 s
 
+  guard       healthy: new 3 of 5 210 failed (0.06 %), tolerated 1 %
   ramp        step 2/4 at 5 %: held 8 min of 10 min, 320 of 500 requests
 
   side  backend       inflight   failed    req/s    TP50    TP90    TP99  TP99.9
@@ -403,6 +515,7 @@ ledger
   configured    override   effective    observed
         25 %           -        25 %     24.87 %  of 12408 requests in 60 s
 
+  guard       healthy: new 3 of 5 210 failed (0.06 %), tolerated 1 %
   drift       the file says blue, green was switched to
   colours     active green, blue idle; back: tidegate switch ledger --back
 
@@ -460,6 +573,7 @@ ledger
   configured    override   effective    observed
         25 %           -        25 %     24.87 %  of 12408 requests in 60 s
 
+  guard       healthy: new 3 of 5 210 failed (0.06 %), tolerated 1 %
   maintenance read-only, since 3 min, by alice: INC-7
               end: tidegate maintenance ledger off
   hold        14 requests waiting, since 3 min, by alice

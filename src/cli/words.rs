@@ -44,6 +44,19 @@ pub(super) fn spell(seconds: f64) -> String {
     }
 }
 
+/// A number with its thousands apart: `12 408`.
+pub(super) fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut told = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            told.push(' ');
+        }
+        told.push(digit);
+    }
+    told
+}
+
 /// `3 requests`
 pub(super) fn counted(count: u64, noun: &str) -> String {
     let plural = if count == 1 { "" } else { "s" };
@@ -53,6 +66,13 @@ pub(super) fn counted(count: u64, noun: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thousands_stand_apart() {
+        for (count, told) in [(0, "0"), (999, "999"), (1_000, "1 000"), (100_000_000, "100 000 000")] {
+            assert_eq!(grouped(count), told);
+        }
+    }
 
     #[test]
     fn times_are_told_in_few_digits() {

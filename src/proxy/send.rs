@@ -1,0 +1,237 @@
+//! There and back: a request goes to a backend over a kept connection or a new one, and the head of the answer comes back.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::body::{Progress, RequestBody, Upload};
+use super::exchange::{Link, Report};
+use super::headers::{self, Coding, ResponseSurvey};
+use super::respond::Refusal;
+use super::watch::Wait;
+use super::worker::{Pool, View};
+use crate::metrics::Failure;
+use crate::upstream::{ConnectError, Connection, connect};
+
+/// One try at one backend.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt<'a> {
+    pub(super) view: &'a View,
+    /// An index into the backends of the view's snapshot.
+    pub(super) backend: usize,
+    /// From here on the backend's time runs.
+    pub(super) begun: Instant,
+}
+
+/// The head of an answer that can be passed on, and the connection over which the rest of it comes.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) link: Link,
+    pub(super) survey: ResponseSurvey,
+    /// It tells of a failure.
+    pub(super) is_failure: bool,
+}
+
+/// What came of a try.
+pub(super) type Tried = Result<Answer, Trouble>;
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// Not a byte of the request was sent: it may go over another connection.
+    Unsent(Failure, Box<Request<RequestBody>>),
+    /// The client's body broke.
+    Client(Progress),
+    /// The backend's fault, or nobody's.
+    Backend(Failure),
+}
+
+/// Whether the backend failed the request, with an answer or without one.
+pub(super) fn has_failed(tried: &Tried) -> bool {
+    match tried {
+        Ok(answer) => answer.is_failure,
+        Err(Trouble::Unsent(..) | Trouble::Backend(_)) => true,
+        Err(Trouble::Client(_)) => false,
+    }
+}
+
+/// Sends the request over a kept connection or a new one. It goes over another only if nothing of it was sent. What the
+/// backend does wrong is reported.
+pub(super) async fn send(
+    report: &Report,
+    attempt: Attempt<'_>,
+    mut request: Request<RequestBody>,
+    upload: Option<Rc<Upload>>,
+) -> Tried {
+    loop {
+        let (connection, pool) = match obtain(attempt).await {
+            Ok(obtained) => obtained,
+            Err(failure) => return Err(unsent(report, failure, Box::new(request))),
+        };
+        let reused = connection.is_reused();
+        let mut link = Link::new(connection, pool, upload.clone());
+        request = match await_head(report, attempt, &mut link, request).await {
+            Ok(response) => return receive(report, response, link),
+            Err(Trouble::Unsent(_, request)) if reused => *request,
+            Err(Trouble::Unsent(failure, request)) => return Err(unsent(report, failure, request)),
+            Err(Trouble::Backend(failure)) => return Err(failed(report, failure)),
+            Err(trouble) => return Err(trouble),
+        };
+    }
+}
+
+fn unsent(report: &Report, failure: Failure, request: Box<Request<RequestBody>>) -> Trouble {
+    report.failed(failure);
+    Trouble::Unsent(failure, request)
+}
+
+fn failed(report: &Report, failure: Failure) -> Trouble {
+    report.failed(failure);
+    Trouble::Backend(failure)
+}
+
+/// A connection to the backend: a kept one, or a new one to the first endpoint that takes it. If one endpoint could not be
+/// tried for want of our own means, that there is no connection is not the backend's fault.
+async fn obtain(attempt: Attempt<'_>) -> Result<(Box<Connection<RequestBody>>, Rc<Pool>), Failure> {
+    let (mut failure, mut is_ours) = (Failure::Connect, false);
+    for pool in attempt.view.pools(attempt.backend) {
+        if let Some(kept) = poll_fn(|cx| Poll::Ready(pool.take(cx, attempt.begun))).await {
+            return Ok((kept, Rc::clone(pool)));
+        }
+        match connect(pool.endpoint()).await {
+            Ok(connection) => return Ok((connection, Rc::clone(pool))),
+            Err(ConnectError::Timeout) => failure = Failure::ConnectTimeout,
+            Err(ConnectError::Io(_) | ConnectError::Setup(_)) => failure = Failure::Connect,
+            Err(ConnectError::OwnLimit(_)) => is_ours = true,
+        }
+    }
+    Err(if is_ours { Failure::OwnLimit } else { failure })
+}
+
+/// Sends the request and waits for the head of the answer, driving the connection meanwhile.
+async fn await_head(
+    report: &Report,
+    attempt: Attempt<'_>,
+    link: &mut Link,
+    request: Request<RequestBody>,
+) -> Result<Response<Incoming>, Trouble> {
+    let watch = &report.client.watch;
+    let patience = link.pool().endpoint().timeouts.response;
+    let mut sent = pin!(link.connection.send(request));
+    let response = poll_fn(|cx| {
+        if watch.has_expired(Wait::Response) {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(response) = link.connection.poll_sent(sent.as_mut(), cx) {
+            return Poll::Ready(Some(response));
+        }
+        if !watch.waits() {
+            let from = if link.has_upload() { Instant::now() } else { attempt.begun };
+            watch.wait_until(Wait::Response, from + patience);
+        }
+        Poll::Pending
+    })
+    .await;
+    watch.stop_waiting_for(Wait::Response);
+    match response {
+        None => Err(Trouble::Backend(Failure::ResponseTimeout)),
+        Some(Ok(response)) => Ok(response),
+        Some(Err(mut error)) => match error.take_message() {
+            Some(unsent) => Err(Trouble::Unsent(Failure::Reset, Box::new(unsent))),
+            None => Err(diagnose(attempt, link, &error.into_error())),
+        },
+    }
+}
+
+/// A backend that closes a kept connection as a request arrives does so within a round trip. One that takes longer had the
+/// request, and failed it.
+const RACE: Duration = Duration::from_millis(50);
+
+fn diagnose(attempt: Attempt<'_>, link: &Link, error: &hyper::Error) -> Trouble {
+    match link.upload_progress() {
+        broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
+        _ if error.is_parse() || link.connection.is_flooded() => Trouble::Backend(Failure::Malformed),
+        _ if link.connection.is_reused() && !link.connection.has_answered() && attempt.begun.elapsed() < RACE => {
+            Trouble::Backend(Failure::Stale)
+        }
+        _ => Trouble::Backend(Failure::Reset),
+    }
+}
+
+/// Takes an answer in, if it can be passed on.
+fn receive(report: &Report, mut response: Response<Incoming>, mut link: Link) -> Tried {
+    let survey = headers::survey_response(response.headers());
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(failed(report, Failure::Malformed)); // nobody asked for it
+    }
+    let headers = response.headers_mut();
+    match if survey.transfer_encoding { headers::coding(headers) } else { None } {
+        None => {}
+        // Hyper has read it as chunked; a length beside it would be believed by the next reader.
+        Some(Coding::Chunked) if headers.remove(CONTENT_LENGTH).is_some() => link.spoil(),
+        Some(Coding::Chunked) => {}
+        Some(Coding::Repeated | Coding::Other) => return Err(failed(report, Failure::Malformed)),
+    }
+    let is_failure = look_at_head(report, &response);
+    Ok(Answer { response, link, survey, is_failure })
+}
+
+/// Whether the answer is a failure shows in its head, if the service knows by then.
+fn look_at_head(report: &Report, response: &Response<Incoming>) -> bool {
+    let Some(failures) = report.failures() else { return false };
+    report.head_came();
+    let header = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
+    let found = failures.find(response.status().as_u16(), header);
+    found.inspect(|failure| report.found_bad(*failure)).is_some()
+}
+
+/// What the client is told in place of an answer.
+impl From<Trouble> for Refusal {
+    fn from(trouble: Trouble) -> Self {
+        match trouble {
+            Trouble::Client(progress) => of_client(progress),
+            Trouble::Unsent(failure, _) | Trouble::Backend(failure) => of_backend(failure),
+        }
+    }
+}
+
+fn of_client(progress: Progress) -> Refusal {
+    match progress {
+        Progress::TooLarge => Refusal::of_request(StatusCode::PAYLOAD_TOO_LARGE, "The request body is too large."),
+        Progress::Stalled => Refusal::of_request(StatusCode::REQUEST_TIMEOUT, "The request body took too long."),
+        _ => Refusal::of_request(StatusCode::BAD_REQUEST, "The request body is malformed."),
+    }
+}
+
+fn of_backend(failure: Failure) -> Refusal {
+    let (status, error, detail) = match failure {
+        Failure::Connect => (StatusCode::BAD_GATEWAY, "connection_refused", "The backend takes no connection."),
+        Failure::ConnectTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "The backend took no connection in time.")
+        }
+        Failure::ResponseTimeout => {
+            (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
+        }
+        Failure::Malformed | Failure::Status | Failure::Grpc | Failure::Reported => {
+            (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend's answer is not HTTP.")
+        }
+        Failure::Truncated => {
+            (StatusCode::BAD_GATEWAY, "http_response_incomplete", "The backend's answer is incomplete.")
+        }
+        Failure::Reset | Failure::Stale => {
+            (StatusCode::BAD_GATEWAY, "connection_terminated", "The backend closed the connection.")
+        }
+        Failure::OwnLimit => {
+            (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached", "No more connections can be opened.")
+        }
+    };
+    Refusal::of_backend(status, error, detail)
+}
