@@ -401,6 +401,17 @@ impl Guard {
     }
 }
 
+/// Lets OLD answer requests that NEW failed, if they may be sent again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Shield {
+    /// Bytes of a request body that are kept at most, 0 to 16 MiB. Default 64 KiB.
+    pub max_body: usize,
+    /// What each request puts into the [budget](crate::policy::shield::Budget); above 0. Default 20 %.
+    pub budget: Percent,
+    /// Which answers are failures: the guard's, whether there is a guard or not.
+    pub failures: Arc<Failures>,
+}
+
 /// A question to a Prometheus whose answers say that NEW is bad.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Query {
@@ -418,17 +429,6 @@ pub struct Query {
     pub failures: usize,
     /// How long the answer may take. Default 5 s.
     pub timeout: Duration,
-}
-
-/// Lets OLD answer requests that NEW failed, if they may be sent again.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Shield {
-    /// Bytes of a request body that are kept at most, 0 to 16 MiB. Default 64 KiB.
-    pub max_body: usize,
-    /// What each request puts into the [budget](crate::policy::shield::Budget); above 0. Default 20 %.
-    pub budget: Percent,
-    /// Which answers are failures: the guard's, whether there is a guard or not.
-    pub failures: Arc<Failures>,
 }
 
 /// When requests are too slow.

@@ -5,7 +5,7 @@
 //! the `ROLLBACK` file ([`flag`]) when [`watcher`] or a person says so, and knows by [`settle`] when a file may still be
 //! half-written; [`order`] is how people ask for something; [`gate`] looks at the target of a switch, [`pacer`] ends a hold
 //! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW, [`queries`] ask a Prometheus about it, and [`findings`] are
-//! what they have found. [`webhooks`] tell others what has changed; they and the queries go by way of [`outbound`].
+//! what was found. [`webhooks`] tell others what has changed; both go by way of [`outbound`].
 
 pub mod announce;
 pub mod clock;

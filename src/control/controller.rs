@@ -69,9 +69,9 @@ pub struct Controller {
     clock: Clock,
     pacer: Pacer,
     guards: Guards,
-    queries: Queries,
     /// What they have found and still stands.
     findings: Findings,
+    queries: Queries,
     /// When the guards looked last.
     looked_at: Instant,
     /// What NEW of each rollout had answered at the last tick.
@@ -338,14 +338,7 @@ impl Controller {
         self.publish();
     }
 
-    fn show_guards(&mut self) {
-        let known = self.known();
-        keep_what_stands(&mut self.findings, self.in_force.states(), &known);
-        self.overview.findings.store(Arc::new(self.findings.clone()));
-        self.overview.guards.store(Arc::new(known));
-    }
-
-    /// What the guards know, and what their queries said.
+    /// What the guards know, with what their queries were answered.
     fn known(&self) -> BTreeMap<String, Known> {
         let mut guards = self.guards.known(&self.overview.registry);
         for (name, known) in &mut guards {
@@ -353,6 +346,13 @@ impl Controller {
             known.found = known.found.take().or_else(|| known.queries.iter().find_map(|query| query.found.clone()));
         }
         guards
+    }
+
+    fn show_guards(&mut self) {
+        let known = self.known();
+        keep_what_stands(&mut self.findings, self.in_force.states(), &known);
+        self.overview.findings.store(Arc::new(self.findings.clone()));
+        self.overview.guards.store(Arc::new(known));
     }
 
     fn take_reading(&self) {

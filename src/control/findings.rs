@@ -70,6 +70,7 @@ mod tests {
             queries: Vec::new(),
             action: Action::Rollback,
             found: found.then_some(verdict),
+            queries: Vec::new(),
         }
     }
 
