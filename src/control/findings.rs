@@ -67,7 +67,6 @@ mod tests {
             slow_above: None,
             users_hurt: 0,
             max_users_hurt: None,
-            queries: Vec::new(),
             action: Action::Rollback,
             found: found.then_some(verdict),
             queries: Vec::new(),
