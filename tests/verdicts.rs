@@ -1,7 +1,9 @@
 //! What the guard decides under traffic: who is taken away, after how many requests, and who is not.
 
+use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -191,4 +193,76 @@ fn what_was_counted_before_a_restart_is_no_evidence_after_it() {
     assert_eq!(latches(&process.admin.to_string()), Vec::<Value>::new());
     let mut client = process.client();
     eventually("but all at once they are", || client.get_as(fastrand::u32(..10_000)).text() == "old");
+}
+
+/// The whole promise at once: ten clients at some hundreds of requests a second, a tenth of the users on NEW, half of what they
+/// ask for not to be sent twice; then NEW fails everything.
+#[test]
+fn a_new_that_breaks_is_gone_and_only_what_must_not_be_sent_twice_has_failed() {
+    const CLIENTS: u64 = 10;
+    let (old, new, hook) = (Moody::failing_one_in(0), Moody::failing_one_in(0), Backend::named("hook"));
+    let mut config = split(&old.backend, &new.backend, "10", "  shield: {}\n");
+    config.push_str(&format!("state_dir: state\nwebhooks: [{{ url: '{}/told' }}]\n", hook.url()));
+    let tidegate = Tidegate::start(&config);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let address = tidegate.address;
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || ask_until(address, client, &is_over))
+        })
+        .collect();
+    eventually("both are asked", || new.backend.requests().len() > 50 && old.backend.requests().len() > 200);
+    new.fails_one_in(1);
+    eventually("it is rolled back", || !latches(&tidegate.admin).is_empty());
+    let asked_by_then = new.backend.requests().len();
+    let on_old = old.backend.requests().len();
+    eventually("they go on", || old.backend.requests().len() > on_old + 300);
+    is_over.store(true, SeqCst);
+    let failed: Vec<String> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+
+    assert!(new.backend.requests().len() <= asked_by_then + CLIENTS as usize, "only what was on its way went to new");
+    assert!(failed.iter().all(|asked| asked.starts_with("POST")), "no GET failed: {failed:?}");
+    let posted = |backend: &Backend| -> HashSet<String> {
+        let posts = backend.requests().into_iter().filter(|request| request.method == "POST");
+        posts.map(|request| request.target).collect()
+    };
+    let twice: Vec<_> = posted(&new.backend).intersection(&posted(&old.backend)).cloned().collect();
+    assert_eq!(twice, Vec::<String>::new(), "no POST reached both");
+    let lost: HashSet<&str> = failed.iter().filter_map(|asked| asked.strip_prefix("POST ")).collect();
+    assert!(lost.iter().all(|target| posted(&new.backend).contains(*target)), "what failed had reached new");
+
+    let latch = latches(&tidegate.admin).remove(0);
+    let reason = latch["reason"].as_str().unwrap();
+    assert!(reason.starts_with("new failed ") && reason.contains("different users"), "{reason}");
+    assert_eq!(tidegate.metric("tidegate_guard_trips_total{rollout=\"default\",cause=\"failures\"}"), 1.0);
+    assert_eq!(tidegate.metric("tidegate_rollback_active{rollout=\"default\"}"), 1.0);
+    assert!(tidegate.metric("tidegate_shielded_requests_total{rollout=\"default\"}") > 0.0);
+    let admin = tidegate.admin.trim_start_matches("http://").parse().unwrap();
+    let asked = "GET /api/v1/audit HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    assert!(Client::connect(admin).send(asked).answer().text().contains(reason), "the audit tells it");
+    eventually("the webhook tells it", || hook.requests().iter().any(|told| is_trip(&told.body, reason)));
+}
+
+/// Asks for something else each time, every other time with a POST. Gives what failed.
+fn ask_until(address: SocketAddr, client: u64, is_over: &AtomicBool) -> Vec<String> {
+    let mut connection = Client::connect(address);
+    let mut failed = Vec::new();
+    for nth in 0.. {
+        if is_over.load(SeqCst) {
+            break;
+        }
+        let asked = format!("{} /{client}/{nth}", if nth % 2 == 0 { "GET" } else { "POST" });
+        let user = (client * 1_009 + nth * 37) % 10_000;
+        let request = format!("{asked} HTTP/1.1\r\nhost: service\r\nx-user-id: {user}\r\ncontent-length: 0\r\n\r\n");
+        if connection.send(request).answer().status != 200 {
+            failed.push(asked);
+        }
+    }
+    failed
+}
+
+fn is_trip(body: &[u8], reason: &str) -> bool {
+    let told: Value = serde_json::from_slice(body).unwrap();
+    told["type"] == "tidegate.trip" && told["data"]["reason"] == reason
 }
