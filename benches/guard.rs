@@ -68,8 +68,6 @@ struct Traffic {
     hammer: f64,
     /// The part of NEW's requests that is one user's.
     heavy: f64,
-    /// Whether a batch ends before each failure, as well as after it.
-    cut: bool,
     /// Since the last look, before it began.
     pending: (Counted, Counted, u64),
     /// Requests left in this second.
@@ -90,7 +88,6 @@ impl Traffic {
             share,
             hammer: 0.0,
             heavy: 0.0,
-            cut: false,
             pending: Default::default(),
             left: RATE,
             second: 0,
@@ -113,21 +110,15 @@ impl Traffic {
         old.requests += old_before.requests;
         old.bad += old_before.bad;
         new.requests += new_before.requests;
-        let mut elapsed = self.time(before + time_before);
-        let mut buckets = vec![];
+        let elapsed = self.time(before + time_before);
+        // As the controller does it: what came before the failure is a batch of its own.
+        self.test.look(&Batch { old, new, buckets: &[], elapsed });
         if ends_bad {
-            if self.cut {
-                self.test.look(&Batch { old, new, buckets: &[], elapsed });
-                (new, elapsed) = (Counted::default(), Duration::ZERO);
-            }
-            let old = if self.cut { Counted::default() } else { old };
-            new = Counted { requests: new.requests + 1, bad: 1 };
             let hammers = self.rng.f64() * (fails + self.hammer) >= fails;
-            buckets.push(if hammers { bucket(0) } else { self.user() });
+            let whose = if hammers { bucket(0) } else { self.user() };
             self.seen += u64::from(!hammers);
-            self.test.look(&Batch { old, new, buckets: &buckets, elapsed });
-        } else {
-            self.test.look(&Batch { old, new, buckets: &[], elapsed });
+            let new = Counted { requests: 1, bad: 1 };
+            self.test.look(&Batch { old: Counted::default(), new, buckets: &[whose], elapsed: Duration::ZERO });
         }
         self.left -= before + u64::from(ends_bad);
         if self.left == 0 {
@@ -209,17 +200,14 @@ impl Needed {
 
 fn absolute_alone(effort: Effort) {
     println!("\nAbsolute part alone (OLD silent): mean requests of NEW until settled (p95), beside the oracle's\n");
-    println!("| bad on NEW | oracle | from the first bad request on | after a healthy minute | ... cut before each |");
-    println!("| ---: | ---: | ---: | ---: | ---: |");
+    println!("| bad on NEW | oracle | from the first request on | after a healthy minute |");
+    println!("| ---: | ---: | ---: | ---: |");
     let rows = in_parallel(&[1.0, 0.5, 0.2, 0.1, 0.05, 0.02], |bad| {
         let weather = Weather { new: *bad, old: 0.0 };
         let bound = oracle(*bad);
-        let at = |base: f64, cut: bool| {
-            let traffic = |seed| Traffic { cut, ..Traffic::new(1.0, seed) };
-            needed(effort, traffic, base, weather).cell(bound)
-        };
         let fresh = needed_fresh(effort, weather).cell(bound);
-        format!("| {} | {bound:.1} | {fresh} | {} | {} |", percent(*bad), at(0.001, false), at(0.001, true))
+        let later = needed(effort, |seed| Traffic::new(1.0, seed), 0.001, weather).cell(bound);
+        format!("| {} | {bound:.1} | {fresh} | {later} |", percent(*bad))
     });
     rows.iter().for_each(|row| println!("{row}"));
 }
@@ -237,26 +225,21 @@ fn needed_fresh(effort: Effort, weather: Weather) -> Needed {
 const SHARES: [f64; 4] = [0.01, 0.05, 0.5, 0.99];
 
 fn whole_guard(effort: Effort) {
-    for cut in [false, true] {
-        let how = if cut { ", batches also cut before each failure" } else { "" };
-        println!(
-            "\nWhole guard{how}: mean requests of NEW until settled (p95), ratio to the larger of the two bounds\n"
-        );
-        println!("| bad on NEW | bad on OLD | oracle | NEW has 1 % of requests | 5 % | 50 % | 99 % |");
-        println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-        let bads = [1.0, 0.5, 0.2, 0.05, 0.02];
-        let settings: Vec<_> = bads.iter().flat_map(|bad| [0.001, 0.005, 0.01].map(|base| (*bad, base))).collect();
-        let rows = in_parallel(&settings, |(bad, base)| {
-            let cells = SHARES.map(|share| {
-                let bound = oracle(*bad).max(information(share, *bad, *base));
-                let traffic = |seed| Traffic { cut, ..Traffic::new(share, seed) };
-                let binds = if bound > oracle(*bad) { format!(" [{bound:.0}]") } else { String::new() };
-                needed(effort, traffic, *base, Weather { new: *bad, old: *base }).cell(bound) + &binds
-            });
-            format!("| {} | {} | {:.1} | {} |", percent(*bad), percent(*base), oracle(*bad), cells.join(" | "))
+    println!("\nWhole guard: mean requests of NEW until settled (p95), ratio to the larger of the two bounds\n");
+    println!("| bad on NEW | bad on OLD | oracle | NEW has 1 % of requests | 5 % | 50 % | 99 % |");
+    println!("| ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    let bads = [1.0, 0.5, 0.2, 0.05, 0.02];
+    let settings: Vec<_> = bads.iter().flat_map(|bad| [0.001, 0.005, 0.01].map(|base| (*bad, base))).collect();
+    let rows = in_parallel(&settings, |(bad, base)| {
+        let cells = SHARES.map(|share| {
+            let bound = oracle(*bad).max(information(share, *bad, *base));
+            let binds = if bound > oracle(*bad) { format!(" [{bound:.0}]") } else { String::new() };
+            let weather = Weather { new: *bad, old: *base };
+            needed(effort, |seed| Traffic::new(share, seed), *base, weather).cell(bound) + &binds
         });
-        rows.iter().for_each(|row| println!("{row}"));
-    }
+        format!("| {} | {} | {:.1} | {} |", percent(*bad), percent(*base), oracle(*bad), cells.join(" | "))
+    });
+    rows.iter().for_each(|row| println!("{row}"));
 }
 
 fn other_traffic(effort: Effort) {

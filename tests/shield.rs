@@ -542,7 +542,7 @@ fn a_client_that_leaves_while_old_is_asked_ends_it() {
     assert_eq!(ended_as(&plane, Class::Error), 1);
     eventually("OLD is rid of it", || old.open_connections() == 0);
     let (counted, marks) = guard_sees(&plane);
-    assert_eq!((counted, marks[0].is_shielded), (Counted { requests: 1, bad: 1 }, false));
+    assert_eq!((counted, marks[0].is_shielded), (Counted { requests: 1, bad: 1 }, true));
     assert_eq!(plane.meters().shielded(), 0);
 }
 
@@ -569,7 +569,7 @@ fn if_both_fail_the_client_sees_what_old_did() {
         );
         assert_eq!(meters.shielded(), 0);
         let (counted, marks) = guard_sees(&plane);
-        assert_eq!((counted, marks[0].is_shielded), (Counted { requests: 1, bad: 1 }, false));
+        assert_eq!((counted, marks[0].is_shielded), (Counted { requests: 1, bad: 1 }, true));
         assert_eq!(client.send(get()).answer().status, status, "the connection goes on");
     }
     assert_eq!(closed.requests().len(), 2, "once for each request");

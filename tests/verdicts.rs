@@ -266,3 +266,19 @@ fn is_trip(body: &[u8], reason: &str) -> bool {
     let told: Value = serde_json::from_slice(body).unwrap();
     told["type"] == "tidegate.trip" && told["data"]["reason"] == reason
 }
+
+/// A 500 whose body comes later: it was a failure when its head came.
+#[test]
+fn a_failure_counts_when_it_is_known_and_not_when_it_ends() {
+    let new = Backend::scripted(|connection| {
+        connection.read_request();
+        connection.write(b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 6\r\n\r\nfa");
+        connection.is_closed_by_peer();
+    });
+    let tidegate = Tidegate::start(&split(&Backend::named("old"), &new, "100", ""));
+    let mut clients: Vec<Client> = (0..6).map(|_| tidegate.client()).collect();
+    for (user, client) in clients.iter_mut().enumerate() {
+        client.send(format!("GET / HTTP/1.1\r\nhost: service\r\nx-user-id: {user}\r\n\r\n"));
+    }
+    eventually("it is rolled back while all of them still wait", || !latches(&tidegate.admin).is_empty());
+}

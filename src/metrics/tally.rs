@@ -69,7 +69,7 @@ impl Default for Marks {
 pub struct Mark {
     /// The user's bucket.
     pub bucket: Bucket,
-    /// Whether the user got OLD's answer instead.
+    /// Whether OLD was asked instead.
     pub is_shielded: bool,
 }
 

@@ -30,6 +30,9 @@ use super::bucket::Bucket;
 /// Evidence that NEW is worse than OLD has to be this strong (e-value) while OLD is healthy.
 const RELATIVE_NEEDED: f64 = 1e4;
 
+/// By this factor it has to be stronger than the evidence that OLD itself is above the tolerance, which is never all of it.
+const DOUBT: f64 = 100.0;
+
 /// What the config says of a test.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -165,14 +168,14 @@ impl Test {
         self.share.expect_old();
     }
 
-    /// How strong (natural logarithm) the evidence has to be that NEW is worse than OLD: 1e4, or as strong as the evidence
-    /// was in the current run that OLD itself is above the tolerance, but never more than `one_false_trip_in`. While OLD is
+    /// How strong (natural logarithm) the evidence has to be that NEW is worse than OLD: 1e4, or a hundred times as strong
+    /// as the evidence was in the current run that OLD itself is above the tolerance, but never more than `one_false_trip_in`. While OLD is
     /// healthy, a NEW that is no worse is healthy too, and the absolute part sees to it that false alarms are rare. While
     /// both are bad, the absolute part is settled and this is all that stands between an outage of both and a rollback; also
     /// when OLD, with more requests, is believed to be well again before NEW is.
     fn relative_needed(&self) -> f64 {
         let most = self.limits.one_false_trip_in.ln();
-        RELATIVE_NEEDED.ln().max(self.old_worst).min(most)
+        RELATIVE_NEEDED.ln().max(self.old_worst + DOUBT.ln()).min(most)
     }
 }
 

@@ -57,16 +57,8 @@ enum Meter {
     TurnedAway(usize),
 }
 
-/// Whether OLD was asked in place of a NEW that failed, and what came of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fallback {
-    None,
-    Asked,
-    Answered,
-    Failed,
-}
-
-/// The outcome of one request. It is told exactly once, when this is dropped, however the request ended.
+/// The outcome of one request. It is told exactly once: when this is dropped, however the request ended, and to the guard as
+/// soon as it is known to be a failure.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) client: Rc<Client>,
@@ -80,7 +72,10 @@ pub(super) struct Report {
     bucket: Option<Bucket>,
     failure: Cell<Option<Failure>>,
     head_at: Cell<Option<Instant>>,
-    fallback: Fallback,
+    /// NEW has failed, and OLD is asked in its place.
+    falls_back: bool,
+    /// The guard has heard of it.
+    is_told: Cell<bool>,
     entry: Option<Box<Entry>>,
 }
 
@@ -98,7 +93,8 @@ impl Report {
             bucket: None,
             failure: Cell::new(None),
             head_at: Cell::new(None),
-            fallback: Fallback::None,
+            falls_back: false,
+            is_told: Cell::new(false),
             entry: None,
         }
     }
@@ -179,17 +175,13 @@ impl Report {
         self.meter = Meter::Rollout(at, side, seat);
         self.class.set(class);
         self.head_at.set(self.head_at.get().or(Some(now)));
-        self.fallback = Fallback::Asked;
+        self.falls_back = true;
+        self.tell_of_failure();
     }
 
-    /// OLD, asked in place of NEW, has begun to answer well, or has not. The guard hears of NEW's failure at once: OLD's answer
-    /// may take hours.
+    /// OLD, asked in place of NEW, has begun to answer well, or has not.
     pub(super) fn fell_back(&mut self, is_answered: bool) {
-        let Meter::Rollout(at, side, _) = self.meter else { return };
-        self.fallback = if is_answered { Fallback::Answered } else { Fallback::Failed };
-        let rollout = &self.view.snapshot.rollouts[at];
-        self.tell_the_guard(rollout, side, Instant::now());
-        if is_answered {
+        if let Some(rollout) = self.rollout().filter(|_| is_answered) {
             rollout.meters.shield(self.client.worker.index()).shielded();
         }
         if let Some(entry) = &mut self.entry {
@@ -199,10 +191,10 @@ impl Report {
 
     /// The side that answers, if a rollout decided.
     pub(super) fn answering(&self) -> Option<Side> {
-        match (self.meter, self.fallback) {
-            (Meter::Rollout(_, side, _), Fallback::None) => Some(side),
-            (Meter::Rollout(..), _) => Some(Side::Old),
-            (Meter::Unsplit | Meter::TurnedAway(_), _) => None,
+        match self.meter {
+            Meter::Rollout(..) if self.falls_back => Some(Side::Old),
+            Meter::Rollout(_, side, _) => Some(side),
+            Meter::Unsplit | Meter::TurnedAway(_) => None,
         }
     }
 
@@ -223,13 +215,22 @@ impl Report {
     pub(super) fn found_bad(&self, failure: Failure) {
         match self.rollout() {
             // What OLD does in place of NEW is no news about NEW.
-            Some(rollout) if self.fallback != Fallback::None => {
+            Some(rollout) if self.falls_back => {
                 rollout.meters.side(Side::Old).shard(self.client.worker.index()).fail(failure);
             }
             _ => {
                 self.shard().fail(failure);
                 self.failure.set(Some(failure));
             }
+        }
+    }
+
+    /// If the request has failed, that is told to the guard now: its end may be a long time away.
+    pub(super) fn tell_of_failure(&self) {
+        if self.failure.get().is_some()
+            && let Meter::Rollout(at, side, _) = self.meter
+        {
+            self.tell_the_guard(&self.view.snapshot.rollouts[at], side, Instant::now());
         }
     }
 
@@ -263,14 +264,14 @@ impl Report {
 
     /// The head of the answer is here.
     pub(super) fn head_came(&self) {
-        if self.fallback == Fallback::None && self.guard().is_some_and(|guard| guard.is_timed) {
+        if !self.falls_back && self.guard().is_some_and(|guard| guard.is_timed) {
             self.head_at.set(Some(Instant::now()));
         }
     }
 
     /// Unless something else happens, the request will have ended like this. What NEW has failed has ended already.
     pub(super) fn will_end_as(&self, class: Class) {
-        if self.fallback == Fallback::None {
+        if !self.falls_back {
             self.class.set(class);
         }
     }
@@ -299,9 +300,7 @@ impl Report {
         if let Meter::Rollout(rollout, side, seat) = self.meter {
             let rollout = &self.view.snapshot.rollouts[rollout];
             rollout.meters.seat(seat, self.client.worker.index()).rise();
-            if matches!(self.fallback, Fallback::None | Fallback::Asked) {
-                self.tell_the_guard(rollout, side, now);
-            }
+            self.tell_the_guard(rollout, side, now);
         }
         let class = self.class();
         self.shard().end(self.why, class, elapsed);
@@ -312,7 +311,7 @@ impl Report {
 
     /// Testers chose their side themselves, and what began in another epoch says nothing any more: neither counts.
     fn tell_the_guard(&self, rollout: &Rollout, side: Side, now: Instant) {
-        let Some(guard) = &rollout.guard else { return };
+        let Some(guard) = rollout.guard.as_ref().filter(|_| !self.is_told.replace(true)) else { return };
         let tallies = rollout.meters.tallies();
         if guard.epoch != tallies.epoch() || self.why == Why::Decided(Reason::Force) {
             return;
@@ -351,7 +350,7 @@ impl Report {
     /// Whose request it was. Of those whom nothing tells apart each counts as somebody else.
     fn mark(&self) -> Mark {
         let bucket = self.bucket.unwrap_or_else(|| Bucket::of_digest(fastrand::u64(..)));
-        Mark { bucket, is_shielded: self.fallback == Fallback::Answered }
+        Mark { bucket, is_shielded: self.falls_back }
     }
 
     /// How the request is counted. Who is cut off has not gone away.

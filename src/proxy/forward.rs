@@ -84,6 +84,7 @@ async fn forward(
         Some(shield) if has_failed(&tried) => Box::pin(shield.answer_instead(tried, report)).await,
         _ => tried,
     };
+    report.tell_of_failure();
     Ok(rewrite_response(tried.map_err(Refusal::from)?, asked, way, report))
 }
 
