@@ -391,6 +391,28 @@ pub struct GuardStatus {
     pub users_hurt: Option<usize>,
     /// How many of them are too many; null if there is no limit.
     pub max_users_hurt: Option<usize>,
+    /// What a Prometheus said of NEW, by query, in the order of the config.
+    #[serde(default)]
+    pub queries: Vec<QueryStatus>,
+}
+
+/// A query of a guard.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct QueryStatus {
+    /// What it is called.
+    pub name: String,
+    /// When a value is bad: `> 0.5`.
+    pub bad_if: String,
+    /// Whether it is asked: not while nobody is on NEW.
+    pub asked: bool,
+    /// What it was answered last, in words: a value, or why there was none; null before the first answer.
+    pub last: Option<String>,
+    /// When that was, as RFC 3339.
+    pub at: Option<String>,
+    /// How often in a row it was bad, times without data aside.
+    pub bad_in_a_row: usize,
+    /// How often in a row is too often.
+    pub failures: usize,
 }
 
 /// What a guard has come to.

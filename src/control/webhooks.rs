@@ -1,8 +1,8 @@
 //! Tells others of changes, by a POST each ([Standard Webhooks](https://www.standardwebhooks.com)).
 //!
-//! What has been announced is put into the queue of each webhook that wants to know ([`target`]), which waits for nobody: a
-//! webhook that is dead delays neither a change nor another webhook. A queue is bounded ([`line`]), in memory, and in the
-//! order of the changes; what is lost is counted. [`message`] and [`signature`] make what is sent, [`retry`] says how it goes
+//! What has been announced is put into the queue of each webhook that wants to know (`target`), which waits for nobody: a
+//! webhook that is dead delays neither a change nor another webhook. A queue is bounded (`line`), in memory, and in the
+//! order of the changes; what is lost is counted. `message` and `signature` make what is sent, `retry` says how it goes
 //! on when it is not taken.
 
 mod line;

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use super::rollout::undo;
 use super::time::{float, rfc3339, rounded};
-use super::{Evidence, GuardReport, GuardStatus, GuardVerdict, LatencySense, Sense, SideCount, Sides};
+use super::{Evidence, GuardReport, GuardStatus, GuardVerdict, LatencySense, QueryStatus, Sense, SideCount, Sides};
 use crate::control::findings::Finding;
 use crate::control::guards::Known;
 use crate::control::overview::Overview;
+use crate::control::queries::QueryKnown;
 use crate::policy::guard::{Account, Counted};
 use crate::policy::latch::{Door, Latch};
 use crate::policy::rollout::{Action, Plan, State};
@@ -49,6 +50,7 @@ pub(super) fn guard_status(overview: &Overview, rollout: &Rollout) -> GuardStatu
         latency: known.and_then(latency),
         users_hurt: known.map(|known| known.users_hurt),
         max_users_hurt: known.and_then(|known| known.max_users_hurt),
+        queries: known.map(|known| known.queries.iter().map(query).collect()).unwrap_or_default(),
     }
 }
 
@@ -105,6 +107,18 @@ impl Told<'_> {
 fn latency(known: &Known) -> Option<LatencySense> {
     let slow_above_ms = known.slow_above.map(|bound: Duration| rounded(bound.as_secs_f64() * 1e3, 3));
     known.latency.as_ref().map(|slow| LatencySense { slow_above_ms, sense: sense(&slow.account()) })
+}
+
+fn query(known: &QueryKnown) -> QueryStatus {
+    QueryStatus {
+        name: known.name.clone(),
+        bad_if: known.bad_if.to_string(),
+        asked: known.is_asked,
+        last: known.last.as_ref().map(ToString::to_string),
+        at: known.at.map(rfc3339),
+        bad_in_a_row: known.bad_in_a_row,
+        failures: known.failures,
+    }
 }
 
 fn sense(account: &Account) -> Sense {

@@ -2,7 +2,9 @@
 
 use jiff::Timestamp;
 
-use crate::admin::status::{Evidence, GuardReport, GuardStatus, GuardVerdict, LatencySense, Sense, SideCount};
+use crate::admin::status::{
+    Evidence, GuardReport, GuardStatus, GuardVerdict, LatencySense, QueryStatus, Sense, SideCount,
+};
 use crate::cli::output::Paint;
 use crate::cli::words::{ago, counted, grouped, share, time};
 
@@ -95,6 +97,18 @@ fn senses(lines: &mut Vec<String>, guard: &GuardStatus) {
             guard.max_users_hurt.map_or("no limit".to_owned(), |most| format!("too many at {}", grouped_usize(most)));
         lines.push(format!("{:<LABEL$}{}, {limit}", "users hurt", grouped_usize(hurt)));
     }
+    guard.queries.iter().for_each(|asked| lines.extend(query(asked)));
+}
+
+/// `query       ledger-mismatches: 0.8, bad 2 of 3 times in a row (bad if > 0.5)`
+fn query(asked: &QueryStatus) -> Vec<String> {
+    let QueryStatus { name, bad_if, bad_in_a_row, failures, .. } = asked;
+    let said = match &asked.last {
+        _ if !asked.asked => "not asked while nobody is on new",
+        Some(said) => said,
+        None => "not answered yet",
+    };
+    wrapped("query", &format!("{name}: {said}; bad {bad_in_a_row} of {failures} times in a row (bad if {bad_if})"))
 }
 
 /// `new 3 of 5 210 (0.06 %), old 20 of 52 100 (0.04 %)`
@@ -207,6 +221,7 @@ mod tests {
             latency: None,
             users_hurt: Some(2),
             max_users_hurt: None,
+            queries: Vec::new(),
         };
         GuardReport { rollout: "ledger".into(), percent: 25.0, guard }
     }
@@ -238,6 +253,32 @@ mod tests {
         let shown = render(report, "", NOW.parse().unwrap(), Paint::NONE);
         assert!(shown.lines().all(|line| line.chars().count() <= WIDTH), "wider than 80\n{shown}");
         assert_eq!(shown, golden.trim_start_matches('\n'), "\n{shown}");
+    }
+
+    #[test]
+    fn what_a_prometheus_says() {
+        let asked = |asked, last: Option<&str>| QueryStatus {
+            name: "ledger-mismatches".into(),
+            bad_if: "> 0.5".into(),
+            asked,
+            last: last.map(str::to_owned),
+            at: None,
+            bad_in_a_row: 2,
+            failures: 3,
+        };
+        for (query, said) in [
+            (asked(true, Some("0.8")), "0.8"),
+            (asked(true, None), "not answered yet"),
+            (asked(false, Some("0.8")), "not asked while nobody is on new"),
+            (asked(true, Some("no data: no connection to http://127.0.0.1:9090")), "no data: no connection to"),
+        ] {
+            let mut report = report();
+            report.guard.queries = vec![query];
+            let shown = render(&report, "", NOW.parse().unwrap(), Paint::NONE);
+            assert!(shown.contains(&format!("query       ledger-mismatches: {said}")), "{shown}");
+            assert!(shown.contains("2 of 3"), "{shown}");
+            assert!(shown.lines().all(|line| line.chars().count() <= WIDTH), "wider than 80\n{shown}");
+        }
     }
 
     #[test]

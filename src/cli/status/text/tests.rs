@@ -81,6 +81,7 @@ fn guard(verdict: GuardVerdict, action: &str) -> GuardStatus {
         latency: None,
         users_hurt: Some(2),
         max_users_hurt: None,
+        queries: Vec::new(),
     }
 }
 
