@@ -123,11 +123,11 @@ fn ask(client: u64, address: SocketAddr, is_over: &AtomicBool, asked: &AtomicU64
     stream.set_nodelay(true).expect("nodelay");
     let mut next = Instant::now() + EVERY * u32::try_from(client).expect("a few") / 20;
     let mut buffer = [0; 4096];
-    let mut user = client;
+    let mut users = fastrand::Rng::with_seed(client);
     while !is_over.load(SeqCst) {
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
         next += EVERY;
-        user = (user + 37) % 10_000;
+        let user = users.u16(..10_000);
         write!(stream, "GET / HTTP/1.1\r\nhost: bench\r\nx-user-id: {user}\r\n\r\n").expect("a write");
         assert!(stream.read(&mut buffer).expect("an answer") > 0, "the connection was closed");
         asked.fetch_add(1, SeqCst);
