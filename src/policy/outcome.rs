@@ -105,13 +105,18 @@ impl Failures {
     /// UNAVAILABLE, `DATA_LOSS` (gRPC, `doc/statuscodes.md`).
     pub const GRPC: [u8; 5] = [2, 4, 13, 14, 15];
 
-    /// The failure in an answer with this `status`, if it is one. `header` looks up a header by its name.
+    /// The failure in an answer with this `status` and `grpc-status`, if it is one. `header` looks up another header by its name.
     #[must_use]
-    pub fn find<'a>(&self, status: u16, header: impl Fn(&str) -> Option<&'a [u8]>) -> Option<Failure> {
+    pub fn find<'a>(
+        &self,
+        status: u16,
+        grpc_status: Option<&[u8]>,
+        header: impl Fn(&str) -> Option<&'a [u8]>,
+    ) -> Option<Failure> {
         if self.statuses.iter().any(|range| range.contains(&status)) {
             return Some(Failure::Status);
         }
-        if header("grpc-status").is_some_and(|value| self.is_grpc_failure(value)) {
+        if grpc_status.is_some_and(|value| self.is_grpc_failure(value)) {
             return Some(Failure::Grpc);
         }
         let reported = self.header.as_deref().and_then(header).is_some_and(is_bad);
@@ -142,8 +147,8 @@ mod tests {
             grpc: Failures::GRPC.to_vec(),
             header: Some("x-outcome".to_owned()),
         };
-        failures
-            .find(status, |name| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes()))
+        let header = |name: &str| headers.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_bytes());
+        failures.find(status, header("grpc-status"), header)
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::access_log::Entry;
 use super::body::{Progress, RequestBody, Upload};
+use super::headers;
 use super::subject::client_behind;
 use super::watch::{Running, Watch};
 use super::worker::{Pool, View, Worker};
@@ -256,7 +257,7 @@ impl Report {
     /// The end of the answer is here. gRPC says there how it went.
     pub(super) fn look_at_trailers(&self, trailers: &HeaderMap) {
         let Some(guard) = self.guard() else { return };
-        let status = trailers.get("grpc-status").map(HeaderValue::as_bytes);
+        let status = trailers.get(headers::GRPC_STATUS).map(HeaderValue::as_bytes);
         if self.failure.get().is_none() && status.is_some_and(|status| guard.failures.is_grpc_failure(status)) {
             self.found_bad(Failure::Grpc);
         }

@@ -12,7 +12,7 @@ use hyper::body::{Body as _, Incoming};
 use super::access_log::Entry;
 use super::body::{RequestBody, ResponseBody};
 use super::closed;
-use super::exchange::{Client, Link, Report};
+use super::exchange::{Client, Report};
 use super::form::Form;
 use super::headers::{self, Survey};
 use super::inspect::inspect;
@@ -36,12 +36,12 @@ pub(super) async fn handle(
     let view = client.worker.view();
     let mut report = Report::begin(client, view);
     Ok(match forward(request, survey, has_fragment, &mut report).await {
-        Ok((answer, link)) => {
-            let status = answer.status().as_u16();
+        Ok(Answer { response, link, .. }) => {
+            let status = response.status().as_u16();
             report.answered(status);
             // A 304 may tell the length of what it does not send; hyper writes it only if it thinks that a body follows.
-            let tells_length = status == 304 && answer.headers().contains_key(CONTENT_LENGTH);
-            answer.map(|incoming| {
+            let tells_length = status == 304 && response.headers().contains_key(CONTENT_LENGTH);
+            response.map(|incoming| {
                 let body = ResponseBody::relayed(incoming, link, Class::of_status(status), report);
                 if tells_length { body.with_unknown_length() } else { body }
             })
@@ -60,7 +60,7 @@ async fn forward(
     survey: Survey,
     has_fragment: bool,
     report: &mut Report,
-) -> Result<(Response<Incoming>, Link), Stopped> {
+) -> Result<Answer, Stopped> {
     note_for_the_log(report, &request);
     let limits = &report.view.snapshot.limits;
     inspect(&request, survey, has_fragment, limits, |name| decides(&report.view.snapshot, name))?;
@@ -85,7 +85,9 @@ async fn forward(
         _ => tried,
     };
     report.tell_of_failure();
-    Ok(rewrite_response(tried.map_err(Refusal::from)?, asked, way, report))
+    let mut answer = tried.map_err(Refusal::from)?;
+    rewrite_response(&mut answer, asked, way, report);
+    Ok(answer)
 }
 
 /// Why tidegate answers itself.
@@ -277,10 +279,10 @@ fn hex_id(number: u128) -> String {
 
 // -- what the client sees
 
-fn rewrite_response(answer: Answer, asked: Asked, way: Way, report: &Report) -> (Response<Incoming>, Link) {
-    let Answer { mut response, mut link, survey, .. } = answer;
+fn rewrite_response(answer: &mut Answer, asked: Asked, way: Way, report: &Report) {
+    let Answer { response, link, survey, .. } = answer;
     let headers = response.headers_mut();
-    headers::strip_response(headers, survey, asked.trailers);
+    headers::strip_response(headers, *survey, asked.trailers);
     let is_early = !link.is_uploaded();
     if is_early {
         link.detach();
@@ -298,7 +300,6 @@ fn rewrite_response(answer: Answer, asked: Asked, way: Way, report: &Report) -> 
         headers.append(SET_COOKIE, anonymous_cookie(&id));
     }
     *response.version_mut() = Version::HTTP_11;
-    (response, link)
 }
 
 fn anonymous_cookie(id: &str) -> HeaderValue {

@@ -173,11 +173,16 @@ pub fn strip_request(headers: &mut HeaderMap, survey: Survey, trusted: bool) {
     }
 }
 
+/// By which gRPC tells how a call went, here or in a trailer.
+pub const GRPC_STATUS: &str = "grpc-status";
+
 /// What one look over a response's headers found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResponseSurvey {
     /// `transfer-encoding` is there.
     pub transfer_encoding: bool,
+    /// `grpc-status` is there.
+    pub grpc_status: bool,
     connection: bool,
     hop_by_hop: bool,
 }
@@ -186,10 +191,14 @@ pub struct ResponseSurvey {
 #[must_use]
 pub fn survey_response(headers: &HeaderMap) -> ResponseSurvey {
     let mut found = ResponseSurvey::default();
-    for name in headers.keys().map(HeaderName::as_str).filter(|name| is_not_for_the_client(name)) {
-        found.hop_by_hop = true;
-        found.connection |= name == "connection";
-        found.transfer_encoding |= name == "transfer-encoding";
+    for name in headers.keys().map(HeaderName::as_str) {
+        if is_not_for_the_client(name) {
+            found.hop_by_hop = true;
+            found.connection |= name == "connection";
+            found.transfer_encoding |= name == "transfer-encoding";
+        } else {
+            found.grpc_status |= name == GRPC_STATUS;
+        }
     }
     found
 }

@@ -180,16 +180,17 @@ fn receive(report: &Report, mut response: Response<Incoming>, mut link: Link) ->
         Some(Coding::Chunked) => {}
         Some(Coding::Repeated | Coding::Other) => return Err(failed(report, Failure::Malformed)),
     }
-    let is_failure = look_at_head(report, &response);
+    let is_failure = look_at_head(report, &response, survey);
     Ok(Answer { response, link, survey, is_failure })
 }
 
 /// Whether the answer is a failure shows in its head, if the service knows by then.
-fn look_at_head(report: &Report, response: &Response<Incoming>) -> bool {
+fn look_at_head(report: &Report, response: &Response<Incoming>, survey: ResponseSurvey) -> bool {
     let Some(failures) = report.failures() else { return false };
     report.head_came();
     let header = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
-    let found = failures.find(response.status().as_u16(), header);
+    let grpc_status = if survey.grpc_status { header(headers::GRPC_STATUS) } else { None };
+    let found = failures.find(response.status().as_u16(), grpc_status, header);
     found.inspect(|failure| report.found_bad(*failure)).is_some()
 }
 
