@@ -251,7 +251,7 @@ fn a_new_that_is_slow_is_taken_away_like_one_that_fails() {
     let mut scene = Scene::with("  guard: { latency: { slower_than: 10ms } }\n");
     let guard = scene.everybody_asks_until("/slow", "tripped");
     assert_eq!((&guard["cause"], &guard["latency"]["slow_above_ms"]), (&json!("latency"), &json!(10.0)));
-    assert!(guard["reason"].as_str().unwrap().starts_with("new was slow in "), "{guard}");
+    assert!(guard["reason"].as_str().unwrap().starts_with("new took more than 10 ms in "), "{guard}");
 }
 
 // -- what counts
