@@ -444,7 +444,7 @@ fn the_commands_tell_what_it_knows_and_what_to_do() {
         status.contains("  rollback    default-1, by guard, ") && status.contains("  guard       tripped; "),
         "{status}"
     );
-    assert!(status.ends_with("next: tidegate resume default  (lifts the rollback)\n"), "{status}");
+    assert!(status.ends_with("next: tidegate resume default  (once new is mended)\n"), "{status}");
     let audit = rig.done(&["audit", "-n", "1"]);
     assert!(audit.contains("  guard              default            rollback\n"), "{audit}");
     assert!(audit.contains("10 % -> rolled back by default-1, else 10 % on new\n       new failed "), "{audit}");
