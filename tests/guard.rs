@@ -251,7 +251,7 @@ fn a_new_that_is_slow_is_taken_away_like_one_that_fails() {
     let mut scene = Scene::with("  guard: { latency: { slower_than: 10ms } }\n");
     let guard = scene.everybody_asks_until("/slow", "tripped");
     assert_eq!((&guard["cause"], &guard["latency"]["slow_above_ms"]), (&json!("latency"), &json!(10.0)));
-    assert!(guard["reason"].as_str().unwrap().starts_with("new was slow in "), "{guard}");
+    assert!(guard["reason"].as_str().unwrap().starts_with("new took more than 10 ms in "), "{guard}");
 }
 
 // -- what counts
@@ -444,7 +444,7 @@ fn the_commands_tell_what_it_knows_and_what_to_do() {
         status.contains("  rollback    default-1, by guard, ") && status.contains("  guard       tripped; "),
         "{status}"
     );
-    assert!(status.ends_with("next: tidegate resume default  (lifts the rollback)\n"), "{status}");
+    assert!(status.ends_with("next: tidegate resume default  (once new is mended)\n"), "{status}");
     let audit = rig.done(&["audit", "-n", "1"]);
     assert!(audit.contains("  guard              default            rollback\n"), "{audit}");
     assert!(audit.contains("10 % -> rolled back by default-1, else 10 % on new\n       new failed "), "{audit}");

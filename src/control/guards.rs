@@ -258,7 +258,7 @@ impl Watched {
         if let Some(latency) = &mut self.latency {
             latency.look(tallies, elapsed, &mut 0);
         }
-        let standing = self.settled();
+        let standing = self.settled(tallies.slow_above());
         match (&self.found, standing) {
             (None, Some(verdict)) => {
                 self.found = Some(verdict.clone());
@@ -272,13 +272,15 @@ impl Watched {
         }
     }
 
-    fn settled(&self) -> Option<Verdict> {
+    fn settled(&self, slow_above: Option<Duration>) -> Option<Verdict> {
         if self.failures.test.is_settled() {
             let reason = in_words(&self.failures.test.account(), "failed");
             return Some(Verdict { cause: Cause::Failures, reason });
         }
         if let Some(latency) = self.latency.as_ref().filter(|latency| latency.test.is_settled()) {
-            return Some(Verdict { cause: Cause::Latency, reason: in_words(&latency.test.account(), "was slow in") });
+            let what =
+                slow_above.map_or("was slow in".to_owned(), |bound| format!("took more than {} in", millis(bound)));
+            return Some(Verdict { cause: Cause::Latency, reason: in_words(&latency.test.account(), &what) });
         }
         let (hurt, most) = (self.hurt.count(), self.subject.guard.max_users_hurt?);
         let reason = || format!("{hurt} different users saw a failure on new; {most} are too many");
@@ -383,6 +385,12 @@ fn in_words(account: &Account, what: &str) -> String {
         share(*new),
         percent(limits.tolerance)
     )
+}
+
+/// As it is written in the config, or with one decimal where it was measured.
+fn millis(bound: Duration) -> String {
+    let written = format!("{:.1}", bound.as_secs_f64() * 1e3);
+    format!("{} ms", written.trim_end_matches(".0"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a share needs no more than 52 bits")]

@@ -139,11 +139,24 @@ impl State {
     /// The share of buckets on NEW that is in force.
     #[must_use]
     pub fn effective(&self, plan: &Plan) -> Percent {
+        self.effective_of(self.wanted(plan))
+    }
+
+    /// The share that is in force where `wanted` is.
+    fn effective_of(&self, wanted: Percent) -> Percent {
         match self.drained() {
             _ if self.is_rolled_back() => Percent::ZERO,
             Some(Side::Old) => Percent::FULL,
             Some(Side::New) => Percent::ZERO,
-            None => self.wanted(plan),
+            None => wanted,
+        }
+    }
+
+    /// The share that was wanted under the plan before: that one is gone, but what it came to was remembered.
+    fn was_wanted(&self) -> Percent {
+        match self.colors == Colors::default() {
+            true => self.overridden.as_ref().map_or(self.position.percent, |over| over.percent),
+            false => self.colors.percent(),
         }
     }
 

@@ -29,6 +29,8 @@ pub(super) fn render(report: &GuardReport, again: &str, now: Timestamp, paint: P
     if is_known && guard.failures.is_some() {
         lines.push(String::new());
         senses(&mut lines, guard);
+    } else if !is_known {
+        lines.push(format!("{:<LABEL$}gone with the restart that came after", "numbers"));
     }
     lines.extend([String::new(), next(report, again, paint)]);
     lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
@@ -51,7 +53,8 @@ fn head(report: &GuardReport, now: Timestamp, paint: Paint) -> String {
             format!("{name}: {}{since}: {done}", paint.alarm("guard TRIPPED"))
         }
         (GuardVerdict::WouldHaveTripped, "hold_step") => {
-            format!("{name}: {}{since}: the ramp waits, users stay on new", paint.alarm("guard HELD THE STEP"))
+            let ramp = if guard.undo.is_some() { "the ramp waits" } else { "the ramp went on since" };
+            format!("{name}: {}{since}: {ramp}, users stay on new", paint.alarm("guard HELD THE STEP"))
         }
         (GuardVerdict::WouldHaveTripped, _) => {
             let what = paint.alarm("guard WOULD HAVE ROLLED BACK");
@@ -179,7 +182,11 @@ fn next(report: &GuardReport, again: &str, paint: Paint) -> String {
     let guard = &report.guard;
     let (command, why) = match (&guard.undo, guard.verdict) {
         (Some(undo), _) => (undo.trim_end_matches(" --reason TEXT").to_owned(), "  (once new is mended)"),
-        (None, GuardVerdict::WouldHaveTripped) => (format!("tidegate rollback {name}"), "  (what it would have done)"),
+        (None, GuardVerdict::WouldHaveTripped) => {
+            let is_held = guard.action.as_deref() == Some("hold_step");
+            let why = if is_held { "  (new is not well yet)" } else { "  (what it would have done)" };
+            (format!("tidegate rollback {name}"), why)
+        }
         (None, _) => (format!("tidegate status {name}"), ""),
     };
     format!("next: {}{why}", paint.bold(format!("{command}{again}")))
@@ -328,6 +335,7 @@ next: tidegate resume ledger  (once new is mended)
         report.guard.cause = None;
         let shown = render(&report, "", NOW.parse().unwrap(), Paint::NONE);
         assert!(!shown.contains("failures  ") && shown.contains("because     new failed 5 of 5"), "{shown}");
+        assert!(shown.contains("\nnumbers     gone with the restart that came after\n"), "{shown}");
     }
 
     #[test]
@@ -376,6 +384,11 @@ next: tidegate resume ledger  (once new is mended)
                 settled(GuardVerdict::WouldHaveTripped, "hold_step", Some(back)),
                 "ledger: guard HELD THE STEP 3 min ago: the ramp waits, users stay on new",
                 "next: tidegate step continue ledger --admin unix:/a  (once new is mended)",
+            ),
+            (
+                settled(GuardVerdict::WouldHaveTripped, "hold_step", None),
+                "ledger: guard HELD THE STEP 3 min ago: the ramp went on since, users stay on new",
+                "next: tidegate rollback ledger --admin unix:/a  (new is not well yet)",
             ),
             (
                 settled(GuardVerdict::WouldHaveTripped, "notify", None),

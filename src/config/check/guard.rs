@@ -179,7 +179,9 @@ fn grpc_status(text: &str) -> Checked<u8> {
     let number = by_name.and_then(|at| u8::try_from(at).ok()).or_else(|| text.parse().ok());
     let complaint = || {
         let complaint = Complaint::new("this is not a gRPC status that can be a failure");
-        complaint.allowed("default, none, 1 to 16, or names such as UNAVAILABLE").did_you_mean(text, GRPC_STATUSES)
+        complaint
+            .allowed("default, none, 1 to 16, or names such as UNAVAILABLE")
+            .did_you_mean(text, GRPC_STATUSES.into_iter().skip(1))
     };
     number.filter(|number| (1..=16).contains(number)).ok_or_else(complaint)
 }

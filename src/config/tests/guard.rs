@@ -175,12 +175,13 @@ fn every_mistake_in_it_has_its_place_and_its_sentence() {
 #[test]
 fn a_mistake_says_what_was_meant() {
     for (written, help) in [
-        ("{tolerence: 1}", "did you mean `tolerance`?"),
-        ("{failures: {grpc: [UNAVAILIBLE]}}", "did you mean `UNAVAILABLE`?"),
-        ("{action: roll_back}", "did you mean `rollback`?"),
+        ("{tolerence: 1}", Some("did you mean `tolerance`?")),
+        ("{failures: {grpc: [UNAVAILIBLE]}}", Some("did you mean `UNAVAILABLE`?")),
+        ("{failures: {grpc: OK}}", None), // it is spelt right, and no failure
+        ("{action: roll_back}", Some("did you mean `rollback`?")),
     ] {
         let error = yaml(&format!("{MINIMAL}  guard: {written}\n")).unwrap_err();
-        assert_eq!(error.faults()[0].help.as_deref(), Some(help), "{written}");
+        assert_eq!(error.faults()[0].help.as_deref(), help, "{written}");
     }
 }
 

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{Command, Plan, Refusal, State, Verdict};
 use crate::policy::actor::Actor;
+use crate::policy::bucket::Percent;
 use crate::policy::latch::Door;
 
 /// What happens to a rollout.
@@ -149,8 +150,12 @@ impl Machine<'_> {
     }
 
     fn in_words(&self) -> String {
-        let effective = self.state.effective(self.plan);
-        let wanted = self.state.wanted(self.plan);
+        self.told_of(self.state.wanted(self.plan))
+    }
+
+    /// What is in force where `wanted` is, in words.
+    fn told_of(&self, wanted: Percent) -> String {
+        let effective = self.state.effective_of(wanted);
         match self.state.latches.as_slice() {
             [] => format!("{effective} on new"),
             latches => {

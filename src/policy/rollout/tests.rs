@@ -129,6 +129,42 @@ fn what_the_file_changes_replaces_what_was_set_and_what_it_leaves_alone_does_not
 }
 
 #[test]
+fn the_record_says_what_the_file_said_before() {
+    let mut story = Story::of(at_percent(5));
+    story.configures(at_percent(10));
+    story.set(25).unwrap();
+    story.configures(at_percent(20));
+    story.asks(Command::Rollback).unwrap();
+    story.configures(at_percent(50));
+    story.asks(RESUME).unwrap();
+    story.configures(ramp(&[1, 30, 60]));
+    story.asks(PROMOTE).unwrap();
+    story.configures(ramp(&[40, 70]));
+    story.configures(blue_green(Color::Blue));
+    story.asks(switch(false)).unwrap();
+    story.configures(blue_green(Color::Green));
+    story.configures(at_percent(5));
+    let told: Vec<(&str, &str)> = story
+        .changes
+        .iter()
+        .filter(|change| change.what == "config")
+        .map(|change| (change.before.as_str(), change.after.as_str()))
+        .collect();
+    let expected = [
+        ("not known", "5 % on new"),
+        ("5 % on new", "10 % on new"),
+        ("25 % on new", "20 % on new"),
+        ("rolled back by ledger-1, else 20 % on new", "rolled back by ledger-1, else 50 % on new"),
+        ("50 % on new", "30 % on new"),
+        ("60 % on new", "40 % on new"),
+        ("40 % on new", "0 % on new"),
+        ("100 % on new", "100 % on new"),
+        ("100 % on new", "5 % on new"),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
 fn unsetting_goes_back_to_the_file() {
     let mut story = Story::of(at_percent(5));
     story.set(25).unwrap();

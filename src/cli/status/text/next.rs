@@ -62,7 +62,11 @@ fn lift(rollout: &RolloutStatus) -> Option<Next> {
     let latches = &rollout.rollback.latches;
     let by_file = latches.iter().find(|latch| !latch.undo.starts_with("tidegate "));
     let latch = by_file.or(latches.first())?;
-    let why = if latches.len() > 1 { "then the others" } else { "lifts the rollback" };
+    let why = match latches.len() {
+        1 if latch.source == "guard" => "once new is mended",
+        1 => "lifts the rollback",
+        _ => "then the others",
+    };
     Next::new(&latch.undo, why)
 }
 
@@ -86,12 +90,15 @@ fn ends(rollout: &RolloutStatus) -> Option<Next> {
 /// What the guard has found and left to people.
 fn doubted(rollout: &RolloutStatus) -> Option<Next> {
     let name = &rollout.name;
-    match (rollout.guard.verdict, &rollout.guard.undo) {
+    let guard = &rollout.guard;
+    match (guard.verdict, &guard.undo) {
         (GuardVerdict::Tripped | GuardVerdict::WouldHaveTripped, Some(_)) => {
             Next::new(format!("tidegate guard {name}"), "why the ramp waits")
         }
         (GuardVerdict::WouldHaveTripped, None) => {
-            Next::new(format!("tidegate rollback {name}"), "the guard would have")
+            let is_held = guard.action.as_deref() == Some("hold_step");
+            let why = if is_held { "new is not well yet" } else { "the guard would have" };
+            Next::new(format!("tidegate rollback {name}"), why)
         }
         _ => None,
     }

@@ -97,6 +97,9 @@ fn guarded(page: &Page<'_>, rollout: &RolloutStatus) -> Option<Item> {
         (GuardVerdict::Healthy, _) => item(healthy(rollout)),
         (GuardVerdict::Tripped, _) if rollout.rollback.active => Item { end: look, ..item("tripped".to_owned()) },
         (GuardVerdict::Tripped, _) => Item { end: look, why, ..item(format!("TRIPPED {when}, back a step")) },
+        (GuardVerdict::WouldHaveTripped, Some("hold_step")) if guard.undo.is_none() => {
+            Item { end: look, why, ..item(format!("HELD the step {when}, it went on")) }
+        }
         (GuardVerdict::WouldHaveTripped, Some("hold_step")) => {
             Item { end: look, why, ..item(format!("HOLDS the step since {when}").replace(" ago", "")) }
         }

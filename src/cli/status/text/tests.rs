@@ -90,7 +90,7 @@ fn deed(reason: &str) -> Deed {
 }
 
 fn latch(id: &str, by: &str, reason: &str, undo: &str) -> LatchStatus {
-    let source = "operator".into();
+    let source = if by == "guard" { "guard" } else { "operator" }.into();
     let (id, by, reason, undo) = (id.into(), by.into(), reason.into(), undo.into());
     LatchStatus { id, source, at: "2026-11-21T04:02:00Z".into(), by, reason, undo }
 }
@@ -359,7 +359,7 @@ fn a_guard_says_what_it_thinks_and_what_to_do_about_it() {
         (idle, "healthy: nothing speaks against new, tolerated 1 %", rollback),
         (nobody, "armed; nobody is on new", first),
         (with(guard(GuardVerdict::Off, "rollback")), "off (guard.enabled in the config)", rollback),
-        (tripped, "tripped; numbers: tidegate guard ledger", "next: tidegate resume ledger  (lifts the rollback)"),
+        (tripped, "tripped; numbers: tidegate guard ledger", "next: tidegate resume ledger  (once new is mended)"),
         (
             with(guard(GuardVerdict::Tripped, "step_back")),
             "TRIPPED 3 min ago, back a step: new failed 50 of 50 requests (100…",
@@ -369,6 +369,11 @@ fn a_guard_says_what_it_thinks_and_what_to_do_about_it() {
             with(guard(GuardVerdict::WouldHaveTripped, "hold_step")),
             "HOLDS the step since 3 min: new failed 50 of 50 requests (100 %) …",
             "next: tidegate guard ledger  (why the ramp waits)",
+        ),
+        (
+            with(GuardStatus { undo: None, ..guard(GuardVerdict::WouldHaveTripped, "hold_step") }),
+            "HELD the step 3 min ago, it went on: new failed 50 of 50 requests…",
+            "next: tidegate rollback ledger  (new is not well yet)",
         ),
         (
             with(guard(GuardVerdict::WouldHaveTripped, "notify")),

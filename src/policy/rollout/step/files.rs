@@ -42,7 +42,7 @@ impl Machine<'_> {
     /// The later explicit act wins: what the file changed replaces what was put over it, what it left alone does not. What
     /// was done under one strategy means nothing under another, and is not there any more when the file comes back to it.
     pub(super) fn follow_the_file(&mut self, by: &Actor) {
-        let before = (self.in_words(), self.state.position.percent);
+        let before = (self.told_of(self.state.was_wanted()), self.state.position.percent); // the plan is the new one already
         match &self.plan.strategy {
             Strategy::Percent(_) => {
                 self.state.position = Position::default();
