@@ -75,6 +75,11 @@ fn switching() {
 }
 
 #[test]
+fn guarding() {
+    follow("guard.md", as_written, |_| true);
+}
+
+#[test]
 fn shielding() {
     follow("shield.md", as_written, |_| true);
 }
