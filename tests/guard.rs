@@ -206,6 +206,20 @@ fn told_to_hold_the_step_it_stops_the_ramp_and_sends_nobody_away() {
 }
 
 #[test]
+fn whoever_lets_a_held_ramp_go_on_too_early_finds_it_held_again() {
+    let mut scene = Scene::at(STEPS, "  guard: { action: hold_step }\n");
+    scene.everybody_asks_until("/500", "would_have_tripped");
+    for _ in 0..2 {
+        scene.order("continue", json!({}));
+        eventually("it is held again", || {
+            scene.everybody_asks_for("/500");
+            scene.status()["steps"]["paused"] == true
+        });
+        assert_eq!((&scene.last_entry()["who"]["kind"], &scene.last_entry()["what"]), (&json!("guard"), &json!("pause")));
+    }
+}
+
+#[test]
 fn told_to_step_back_it_goes_back_one_and_waits_there() {
     let mut scene = Scene::at(STEPS, "  guard: { action: step_back }\n");
     scene.order("promote", json!({}));
