@@ -299,6 +299,32 @@ fn testers_refusals_and_clients_that_go_away_count_for_nothing() {
 }
 
 #[test]
+fn a_client_that_is_slow_to_send_does_not_make_new_slow() {
+    let mut scene = Scene::at(STEPS, "  guard: { latency: { slower_than: 50ms } }\n");
+    (0..3).for_each(|_| scene.everybody_asks_for("/"));
+    let half_sent = |from: u32| -> Vec<Client> {
+        let send = |user: u32| {
+            let mut client = scene.tidegate.client();
+            let head = "POST / HTTP/1.1\r\nhost: service\r\ncontent-length: 2";
+            client.send(format!("{head}\r\nx-user-id: {}\r\n\r\na", user % 5 + user / 5 * 100));
+            client
+        };
+        (from..from + 20).map(send).collect()
+    };
+    let (mut slow, gone) = (half_sent(0), half_sent(20));
+    thread::sleep(Duration::from_millis(70)); // this is what they are slow by
+    drop(gone);
+    for client in &mut slow {
+        assert_eq!(client.send("b").answer().status, 200);
+    }
+    let aborted = "tidegate_requests_total{rollout=\"default\",side=\"new\",reason=\"bucket\",code_class=\"aborted\"}";
+    eventually("the others have gone", || scene.tidegate.metric(aborted) == 20.0);
+    scene.everybody_asks_for("/");
+    eventually("what counts is counted", || scene.judged() == 40);
+    assert_eq!(scene.guard()["verdict"], "healthy");
+}
+
+#[test]
 fn a_service_may_say_so_in_a_header_and_grpc_in_a_status_or_a_trailer() {
     let mut scene = Scene::with("  guard: { action: notify, failures: { header: X-Outcome } }\n");
     for (user, path) in [(1, "/fine"), (2, "/reported"), (3, "/grpc"), (4, "/trailer")] {
