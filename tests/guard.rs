@@ -215,7 +215,10 @@ fn whoever_lets_a_held_ramp_go_on_too_early_finds_it_held_again() {
             scene.everybody_asks_for("/500");
             scene.status()["steps"]["paused"] == true
         });
-        assert_eq!((&scene.last_entry()["who"]["kind"], &scene.last_entry()["what"]), (&json!("guard"), &json!("pause")));
+        assert_eq!(
+            (&scene.last_entry()["who"]["kind"], &scene.last_entry()["what"]),
+            (&json!("guard"), &json!("pause"))
+        );
     }
 }
 
