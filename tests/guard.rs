@@ -264,6 +264,29 @@ fn too_many_users_hurt_are_enough_whatever_the_share() {
 }
 
 #[test]
+fn that_too_many_users_were_hurt_once_does_not_hide_that_new_fails_now() {
+    let mut scene = Scene::with("  guard: { action: notify, max_users_hurt: 3 }\n");
+    for user in [1, 102, 203] {
+        scene.everybody_asks_for("/");
+        scene.ask(user, "/503");
+    }
+    assert_eq!(scene.everybody_asks_until("/", "would_have_tripped")["cause"], "users_hurt");
+    for outage in [1.0, 2.0] {
+        eventually("it is told that new fails", || {
+            scene.everybody_asks_for("/500");
+            scene.tidegate.metric("tidegate_guard_trips_total{rollout=\"default\",cause=\"failures\"}") == outage
+        });
+        assert_eq!(scene.guard()["cause"], "failures");
+        eventually("only that users were hurt is left", || {
+            scene.everybody_asks_for("/");
+            scene.guard()["cause"] == "users_hurt"
+        });
+    }
+    let told = scene.tidegate.metric("tidegate_guard_trips_total{rollout=\"default\",cause=\"users_hurt\"}");
+    assert_eq!(told, 3.0, "at first, and each time that it is what is left");
+}
+
+#[test]
 fn a_new_that_is_slow_is_taken_away_like_one_that_fails() {
     let mut scene = Scene::with("  guard: { latency: { slower_than: 10ms } }\n");
     let guard = scene.everybody_asks_until("/slow", "tripped");

@@ -270,7 +270,7 @@ impl Watched {
         }
         let standing = self.settled();
         match (&self.found, standing) {
-            (None, Some(verdict)) => {
+            (found, Some(verdict)) if found.as_ref().is_none_or(|found| self.is_news_after(found, &verdict)) => {
                 self.found = Some(verdict.clone());
                 Some(verdict)
             }
@@ -280,6 +280,12 @@ impl Watched {
             }
             _ => None,
         }
+    }
+
+    /// Whether `verdict` has to be told though `found` is told already. That too many users were hurt never goes away again: it
+    /// must not hide what NEW does now, and is what is left once NEW is well.
+    fn is_news_after(&self, found: &Verdict, verdict: &Verdict) -> bool {
+        verdict.cause != found.cause && (found.cause == Cause::UsersHurt || self.is_calm())
     }
 
     fn settled(&self) -> Option<Verdict> {
