@@ -206,6 +206,23 @@ fn told_to_hold_the_step_it_stops_the_ramp_and_sends_nobody_away() {
 }
 
 #[test]
+fn whoever_lets_a_held_ramp_go_on_too_early_finds_it_held_again() {
+    let mut scene = Scene::at(STEPS, "  guard: { action: hold_step }\n");
+    scene.everybody_asks_until("/500", "would_have_tripped");
+    for _ in 0..2 {
+        scene.order("continue", json!({}));
+        eventually("it is held again", || {
+            scene.everybody_asks_for("/500");
+            scene.status()["steps"]["paused"] == true
+        });
+        assert_eq!(
+            (&scene.last_entry()["who"]["kind"], &scene.last_entry()["what"]),
+            (&json!("guard"), &json!("pause"))
+        );
+    }
+}
+
+#[test]
 fn told_to_step_back_it_goes_back_one_and_waits_there() {
     let mut scene = Scene::at(STEPS, "  guard: { action: step_back }\n");
     scene.order("promote", json!({}));
@@ -247,6 +264,29 @@ fn too_many_users_hurt_are_enough_whatever_the_share() {
 }
 
 #[test]
+fn that_too_many_users_were_hurt_once_does_not_hide_that_new_fails_now() {
+    let mut scene = Scene::with("  guard: { action: notify, max_users_hurt: 3 }\n");
+    for user in [1, 102, 203] {
+        scene.everybody_asks_for("/");
+        scene.ask(user, "/503");
+    }
+    assert_eq!(scene.everybody_asks_until("/", "would_have_tripped")["cause"], "users_hurt");
+    for outage in [1.0, 2.0] {
+        eventually("it is told that new fails", || {
+            scene.everybody_asks_for("/500");
+            scene.tidegate.metric("tidegate_guard_trips_total{rollout=\"default\",cause=\"failures\"}") == outage
+        });
+        assert_eq!(scene.guard()["cause"], "failures");
+        eventually("only that users were hurt is left", || {
+            scene.everybody_asks_for("/");
+            scene.guard()["cause"] == "users_hurt"
+        });
+    }
+    let told = scene.tidegate.metric("tidegate_guard_trips_total{rollout=\"default\",cause=\"users_hurt\"}");
+    assert_eq!(told, 3.0, "at first, and each time that it is what is left");
+}
+
+#[test]
 fn a_new_that_is_slow_is_taken_away_like_one_that_fails() {
     let mut scene = Scene::with("  guard: { latency: { slower_than: 10ms } }\n");
     let guard = scene.everybody_asks_until("/slow", "tripped");
@@ -282,6 +322,32 @@ fn testers_refusals_and_clients_that_go_away_count_for_nothing() {
     eventually("and nothing else", || scene.judged() == 10);
     let guard = scene.guard();
     assert_eq!((&guard["verdict"], &guard["users_hurt"]), (&json!("healthy"), &json!(0)));
+}
+
+#[test]
+fn a_client_that_is_slow_to_send_does_not_make_new_slow() {
+    let mut scene = Scene::at(STEPS, "  guard: { latency: { slower_than: 50ms } }\n");
+    (0..3).for_each(|_| scene.everybody_asks_for("/"));
+    let half_sent = |from: u32| -> Vec<Client> {
+        let send = |user: u32| {
+            let mut client = scene.tidegate.client();
+            let head = "POST / HTTP/1.1\r\nhost: service\r\ncontent-length: 2";
+            client.send(format!("{head}\r\nx-user-id: {}\r\n\r\na", user % 5 + user / 5 * 100));
+            client
+        };
+        (from..from + 20).map(send).collect()
+    };
+    let (mut slow, gone) = (half_sent(0), half_sent(20));
+    thread::sleep(Duration::from_millis(70)); // this is what they are slow by
+    drop(gone);
+    for client in &mut slow {
+        assert_eq!(client.send("b").answer().status, 200);
+    }
+    let aborted = "tidegate_requests_total{rollout=\"default\",side=\"new\",reason=\"bucket\",code_class=\"aborted\"}";
+    eventually("the others have gone", || scene.tidegate.metric(aborted) == 20.0);
+    scene.everybody_asks_for("/");
+    eventually("what counts is counted", || scene.judged() == 40);
+    assert_eq!(scene.guard()["verdict"], "healthy");
 }
 
 #[test]

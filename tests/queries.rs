@@ -2,8 +2,8 @@
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -176,6 +176,30 @@ fn a_good_answer_starts_over_and_so_does_a_resume() {
     scene.resumes();
     scene.is_rolled_back();
     assert_eq!(asked.load(SeqCst), 6, "one bad answer is not two");
+}
+
+#[test]
+fn after_a_step_back_a_query_has_an_interval_to_see_what_that_changed() {
+    let (is_bad, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let (told, times) = (Arc::clone(&is_bad), Arc::clone(&asked));
+    let toy = Backend::answering(move |_| {
+        times.lock().unwrap().push(Instant::now());
+        if told.load(SeqCst) { BAD() } else { GOOD() }
+    });
+    let steps = "steps: [{ percent: 5, hold: 1h }, { percent: 20, hold: 1h }, { percent: 100, hold: manual }]";
+    let scene = Scene::with(|backends| {
+        let rollout = rollout(backends, 100, &toy.url(), &[&format!("{QUERY}, failures: 1")]);
+        let rollout = rollout.replace("percent: 100", steps).replace("guard: {", "guard: { action: step_back,");
+        format!("rollout: {rollout}\n")
+    });
+    let promote = || Client::connect(scene.process.admin).order("POST", "/api/v1/rollouts/default/promote", &json!({}));
+    assert_eq!([promote(), promote()].map(|answer| answer.status), [200, 200]);
+    is_bad.store(true, SeqCst);
+    scene.is_rolled_back();
+    eventually("it went back step by step", || scene.latch()["source"] == "guard");
+    let asked = asked.lock().unwrap();
+    let waits: Vec<Duration> = asked.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(waits.iter().all(|wait| *wait > Duration::from_millis(500)), "{waits:?}");
 }
 
 #[test]

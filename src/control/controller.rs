@@ -317,7 +317,7 @@ impl Controller {
         let told = self.in_force.judged(name, verdict, now);
         if self.in_force.guard_action(name) == Some(Action::StepBack) {
             self.guards.forget_one(name); // the step below is judged by what happens there
-            self.queries.forget_one(name);
+            self.queries.begin_anew(name);
         }
         self.put_in_force(told, None);
         self.show_guards();

@@ -72,11 +72,13 @@ impl Guards {
             let (Some(guard), Some(state)) = (&rollout.guard, states.get(name)) else { continue };
             let subject = Subject::of(config, rollout, guard, state);
             let split = Split::of(config, rollout, state);
-            let watched = match before.remove(name).filter(|watched| watched.subject == subject) {
+            let is_held = is_held(guard, state);
+            let goes_on = |watched: &Watched| watched.subject == subject && (is_held || !watched.is_held);
+            let watched = match before.remove(name).filter(goes_on) {
                 Some(watched) => watched.under(split, self.next_epoch),
                 None => Watched::new(subject, split, self.next_epoch),
             };
-            self.watched.insert(name.clone(), watched);
+            self.watched.insert(name.clone(), Watched { is_held, ..watched });
         }
         self.next_epoch += 1;
         self.watched.iter().map(|(name, watched)| (name.clone(), watched.epoch)).collect()
@@ -168,6 +170,12 @@ impl Subject {
     }
 }
 
+/// Whether the ramp stands still, where that is all that the guard does. When somebody lets it go on, what was found has had
+/// its effect: the evidence begins anew, or nothing would ever hold the ramp again.
+pub(super) fn is_held(guard: &config::Guard, state: &State) -> bool {
+    guard.action == Action::HoldStep && state.position.paused
+}
+
 /// The endpoints of OLD and of NEW.
 pub(super) fn endpoints(config: &Config, rollout: &config::Rollout, state: &State) -> [Vec<Endpoint>; 2] {
     let mut names = [&rollout.old, &rollout.new];
@@ -198,6 +206,7 @@ struct Watched {
     split: Split,
     epoch: u64,
     has_begun: bool,
+    is_held: bool,
     failures: Sense,
     latency: Option<Sense>,
     hurt: Hurt,
@@ -216,6 +225,7 @@ impl Watched {
             judged: 0,
             found: None,
             has_begun: false,
+            is_held: false,
             subject,
             split,
             epoch,
@@ -260,7 +270,7 @@ impl Watched {
         }
         let standing = self.settled(tallies.slow_above());
         match (&self.found, standing) {
-            (None, Some(verdict)) => {
+            (found, Some(verdict)) if found.as_ref().is_none_or(|found| self.is_news_after(found, &verdict)) => {
                 self.found = Some(verdict.clone());
                 Some(verdict)
             }
@@ -270,6 +280,12 @@ impl Watched {
             }
             _ => None,
         }
+    }
+
+    /// Whether `verdict` has to be told though `found` is told already. That too many users were hurt never goes away again: it
+    /// must not hide what NEW does now, and is what is left once NEW is well.
+    fn is_news_after(&self, found: &Verdict, verdict: &Verdict) -> bool {
+        verdict.cause != found.cause && (found.cause == Cause::UsersHurt || self.is_calm())
     }
 
     fn settled(&self, slow_above: Option<Duration>) -> Option<Verdict> {

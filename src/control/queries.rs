@@ -11,10 +11,10 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval_at};
 
 use super::controller::Event;
-use super::guards::endpoints;
+use super::guards::{endpoints, is_held};
 use super::in_force::InForce;
 use super::outbound::Client;
 use crate::config::{self, Config, Endpoint};
@@ -76,26 +76,34 @@ impl Queries {
             for query in &guard.queries {
                 let place = (name.clone(), query.name.clone());
                 let subject = Subject::of(config, rollout, query, state);
-                let asked = before.remove(&place).filter(|asked| asked.subject == subject);
-                let asked = asked.unwrap_or_else(|| self.begin(subject));
-                self.asked.insert(place, asked);
+                let is_held = is_held(guard, state);
+                let goes_on = |asked: &Asked| asked.subject == subject && (is_held || !asked.is_held);
+                let asked = before.remove(&place).filter(goes_on);
+                let asked = asked.unwrap_or_else(|| self.begin(subject, Duration::ZERO));
+                self.asked.insert(place, Asked { is_held, ..asked });
             }
         }
     }
 
-    fn begin(&mut self, subject: Subject) -> Asked {
+    /// Asks for the first time after `wait`.
+    fn begin(&mut self, subject: Subject, wait: Duration) -> Asked {
         let number = self.next_number;
         self.next_number += 1;
         let query = &subject.query;
         let run = Run::new(&query.name, query.bad_if, query.failures);
-        let ask = || tokio::spawn(ask(number, query.clone(), self.client.clone(), self.events.clone()));
+        let ask = || tokio::spawn(ask(number, query.clone(), wait, self.client.clone(), self.events.clone()));
         let task = subject.is_armed.then(|| Task(ask()));
-        Asked { number, run, at: None, task, subject }
+        Asked { number, run, at: None, task, subject, is_held: false }
     }
 
-    /// The answers about the rollout `name` begin anew, with what follows.
-    pub fn forget_one(&mut self, name: &str) {
-        self.asked.retain(|(rollout, _), _| rollout != name);
+    /// Fewer users of the rollout `name` are on NEW: the answers begin anew, after an interval in which that can show.
+    pub fn begin_anew(&mut self, name: &str) {
+        let of_rollout: Vec<_> = self.asked.extract_if(.., |(rollout, _), _| rollout == name).collect();
+        for (place, Asked { subject, is_held, .. }) in of_rollout {
+            let wait = subject.query.interval;
+            let asked = self.begin(subject, wait);
+            self.asked.insert(place, Asked { is_held, ..asked });
+        }
     }
 
     /// Takes an answer; gives the verdict that follows, and on which rollout.
@@ -150,6 +158,7 @@ impl Subject {
 #[derive(Debug)]
 struct Asked {
     subject: Subject,
+    is_held: bool,
     /// No two tasks have the same.
     number: u64,
     run: Run,
@@ -183,9 +192,9 @@ impl Drop for Task {
     }
 }
 
-/// Asks at once, and then again and again. An interval that was missed is not made up for.
-async fn ask(number: u64, query: config::Query, client: Client, events: mpsc::Sender<Event>) {
-    let mut times = interval(query.interval);
+/// Asks after `wait`, and then again and again. An interval that was missed is not made up for.
+async fn ask(number: u64, query: config::Query, wait: Duration, client: Client, events: mpsc::Sender<Event>) {
+    let mut times = interval_at(Instant::now() + wait, query.interval);
     times.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         times.tick().await;

@@ -39,12 +39,13 @@ pub struct Tally {
     slow: Marks,
 }
 
-/// Requests, the bad ones among them, and whose they were.
+/// Good requests, bad ones, and whose those were. Each request is in one of the two counts and not in both, so that a reader
+/// between two stores can never see a bad one without its request.
 #[derive(Debug)]
 pub struct Marks {
-    requests: Counter,
+    good: Counter,
     bad: AtomicU64,
-    /// Requests when the latest bad one came, with it.
+    /// Good requests when the latest bad one came.
     marked: Counter,
     marks: [AtomicU64; REMEMBERED],
 }
@@ -60,7 +61,7 @@ pub struct Position {
 impl Default for Marks {
     fn default() -> Self {
         let marks = std::array::from_fn(|_| AtomicU64::new(0));
-        Self { requests: Counter::default(), bad: AtomicU64::new(0), marked: Counter::default(), marks }
+        Self { good: Counter::default(), bad: AtomicU64::new(0), marked: Counter::default(), marks }
     }
 }
 
@@ -132,14 +133,13 @@ impl Tally {
 impl Marks {
     /// A request that was not bad. Only the worker that owns this may call it.
     pub fn good(&self) {
-        self.requests.increment();
+        self.good.increment();
     }
 
     /// A bad request. Only the worker that owns this may call it.
     pub fn bad(&self, mark: Mark) {
-        let good = self.requests.get() - self.marked.get();
-        self.requests.increment();
-        self.marked.add(good + 1);
+        let good = self.good.get() - self.marked.get();
+        self.marked.add(good);
         let bad = self.bad.load(Ordering::Relaxed);
         let shielded = if mark.is_shielded { SHIELDED } else { 0 };
         let packed = u64::from(mark.bucket.get()) | shielded | good.min(u64::from(u32::MAX)) << GOOD;
@@ -150,8 +150,8 @@ impl Marks {
     /// What was counted since `position`, which moves on. Gives also how many of the requests came before the first bad one,
     /// as far as that is known. The marks of the bad ones are added to `marks`, as far as they are still remembered.
     pub fn read(&self, position: &mut Position, marks: &mut Vec<Mark>) -> (Counted, u64) {
-        let bad = self.bad.load(Ordering::Acquire); // first: a request is counted before it is found bad
-        let requests = self.requests.get();
+        let bad = self.bad.load(Ordering::Acquire); // first: the good ones before it are counted then
+        let requests = self.good.get().wrapping_add(bad);
         let read = position.read;
         let counted = Counted { requests: requests.wrapping_sub(read.requests), bad: bad.wrapping_sub(read.bad) };
         let remembered = counted.bad.min(REMEMBERED as u64);
@@ -222,5 +222,22 @@ mod tests {
         let read = marks.read(&mut Position::default(), &mut found);
         assert_eq!(read, (Counted { requests: 1_001, bad: 1_000 }, 0), "what came before is forgotten");
         assert_eq!(found, (1_000 - 128..1_000).map(mark).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_bad_request_is_never_read_without_its_request() {
+        const FLOOD: u64 = 300_000;
+        let marks = Marks::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..FLOOD).for_each(|_| marks.bad(mark(7))));
+            let (mut position, mut sum) = (Position::default(), Counted::default());
+            while sum.bad < FLOOD {
+                let (counted, leading) = marks.read(&mut position, &mut Vec::new());
+                assert_eq!((counted.requests, leading), (counted.bad, 0), "all of them are bad");
+                sum.requests += counted.requests;
+                sum.bad += counted.bad;
+            }
+            assert_eq!(sum.requests, FLOOD);
+        });
     }
 }

@@ -151,10 +151,16 @@ impl Streamed {
         if self.watch.has_expired(Wait::Upload) {
             return self.end(Progress::Stalled);
         }
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if polled.is_ready() {
+            self.watch.upload_goes_on();
+        }
+        match polled {
             Poll::Pending => {
                 if !self.watch.waits_for(Wait::Upload) {
-                    self.watch.wait_until(Wait::Upload, Instant::now() + self.watch.timeouts.body_idle);
+                    let now = Instant::now();
+                    self.watch.wait_until(Wait::Upload, now + self.watch.timeouts.body_idle);
+                    self.watch.upload_is_late(now);
                 }
                 Poll::Pending
             }

@@ -72,6 +72,7 @@ pub(super) struct Report {
     /// What the guard is told, if a rollout decided.
     bucket: Option<Bucket>,
     failure: Cell<Option<Failure>>,
+    /// See [`Report::without_lateness`].
     head_at: Cell<Option<Instant>>,
     /// NEW has failed, and OLD is asked in its place.
     falls_back: bool,
@@ -175,7 +176,7 @@ impl Report {
         self.client.watch.runs(Running { meters: address_of(meters), seat, since: now });
         self.meter = Meter::Rollout(at, side, seat);
         self.class.set(class);
-        self.head_at.set(self.head_at.get().or(Some(now)));
+        self.head_at.set(self.head_at.get().or_else(|| Some(self.without_lateness(now))));
         self.falls_back = true;
         self.tell_of_failure();
     }
@@ -266,8 +267,13 @@ impl Report {
     /// The head of the answer is here.
     pub(super) fn head_came(&self) {
         if !self.falls_back && self.guard().is_some_and(|guard| guard.is_timed) {
-            self.head_at.set(Some(Instant::now()));
+            self.head_at.set(Some(self.without_lateness(Instant::now())));
         }
+    }
+
+    /// When it would have been `now` if the client had sent its body at once: nobody is slow because of a slow client.
+    fn without_lateness(&self, now: Instant) -> Instant {
+        now.checked_sub(self.client.watch.lateness(now)).unwrap_or(now)
     }
 
     /// Unless something else happens, the request will have ended like this. What NEW has failed has ended already.
@@ -319,7 +325,8 @@ impl Report {
         }
         let tally = tallies.of(self.client.worker.index(), side);
         let outcome = self.outcome();
-        let took = self.head_at.get().unwrap_or(now).saturating_duration_since(self.started);
+        let head_at = self.head_at.get().unwrap_or_else(|| self.without_lateness(now));
+        let took = head_at.saturating_duration_since(self.started);
         let slow = tallies.slow_above().filter(|_| guard.is_timed).map(|bound| took > bound);
         let is_slow = slow == Some(true);
         match outcome {

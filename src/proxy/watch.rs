@@ -74,6 +74,9 @@ pub(super) struct Watch {
     ahead: Cell<bool>,
     /// Bytes of answers that this run of the task may still pass on.
     allowance: Cell<usize>,
+    /// How long the request's body has been waited for, and since when it is now.
+    late: Cell<Duration>,
+    late_since: Cell<Option<Instant>>,
     client_left: Cell<bool>,
     draining: Cell<bool>,
     running: Cell<Option<Running>>,
@@ -110,6 +113,8 @@ impl Watch {
             request_line: Cell::new(RequestLine::Unread),
             ahead: Cell::new(false),
             allowance: Cell::new(0),
+            late: Cell::new(Duration::ZERO),
+            late_since: Cell::new(None),
             client_left: Cell::new(false),
             draining: Cell::new(false),
             running: Cell::new(None),
@@ -165,6 +170,8 @@ impl Watch {
     pub(super) fn request_begins(&self) -> bool {
         self.stage.set(Stage::Busy);
         self.wait.set(None);
+        self.late.set(Duration::ZERO);
+        self.late_since.set(None);
         self.request_line.replace(RequestLine::Read) == RequestLine::HasFragment
     }
 
@@ -233,6 +240,23 @@ impl Watch {
     /// Bytes of an answer were passed on.
     pub(super) fn passed_on(&self, bytes: usize) {
         self.allowance.set(self.allowance.get().saturating_sub(bytes));
+    }
+
+    /// From `now` on the next piece of the request's body is waited for, unless it is already.
+    pub(super) fn upload_is_late(&self, now: Instant) {
+        self.late_since.set(self.late_since.get().or(Some(now)));
+    }
+
+    /// A piece of the request's body is here, or its end.
+    pub(super) fn upload_goes_on(&self) {
+        if let Some(since) = self.late_since.take() {
+            self.late.set(self.late.get() + since.elapsed());
+        }
+    }
+
+    /// How long the client of the current request has let others wait for its body, by `now`.
+    pub(super) fn lateness(&self, now: Instant) -> Duration {
+        self.late.get() + self.late_since.get().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Whether the client has closed its side.
