@@ -88,7 +88,7 @@ enum Verb {
     Schema,
     /// Show what is in force and what the traffic does
     Status(StatusArgs),
-    /// Show what the guard knows of NEW, and what it would take to trip it
+    /// Show what the guard knows of NEW, and what would trip it
     Guard(GuardArgs),
     /// Put a percent over the configured one, or take it away again
     Set(SetArgs),
@@ -114,7 +114,7 @@ enum Verb {
     Reload(ReloadArgs),
     /// Exit 0 if the process is ready for traffic, 1 if not
     Healthcheck(HealthcheckArgs),
-    /// Try it: two toy backends, the proxy and the admin API in one process
+    /// Try it: two toy backends, users and the proxy in one process
     Demo(DemoArgs),
 }
 
