@@ -695,6 +695,22 @@ fn a_backend_that_fails_a_request_over_a_kept_connection_is_not_excused() {
 }
 
 #[test]
+fn a_backend_that_closes_a_rested_connection_as_it_is_used_has_failed_nobody() {
+    let backend = Backend::scripted(|connection| {
+        connection.read_request().unwrap();
+        connection.write(&ok(&[], b""));
+        connection.read_request(); // its keep-alive is over at this moment
+    });
+    let tidegate = Tidegate::before(&backend);
+    let mut client = tidegate.client();
+    assert_eq!(client.get("/", &[]).status, 200);
+    let rests = Instant::now();
+    eventually("the connection has rested for a second", || rests.elapsed() > Duration::from_millis(1_050));
+    assert_eq!(client.get("/", &[]).status, 502);
+    assert_eq!((failures(&tidegate, "reset"), failures(&tidegate, "stale")), (0.0, 1.0));
+}
+
+#[test]
 fn a_client_that_breaks_its_upload_during_the_answer_is_not_the_backends_failure() {
     let backend = Backend::scripted(|connection| {
         connection.read_head().unwrap();

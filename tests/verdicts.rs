@@ -282,3 +282,17 @@ fn a_failure_counts_when_it_is_known_and_not_when_it_ends() {
     }
     eventually("it is rolled back while all of them still wait", || !latches(&tidegate.admin).is_empty());
 }
+
+/// A process that dies of what it is asked hangs up, and looks like one that closes idle connections; but these were busy.
+#[test]
+fn a_new_that_hangs_up_on_busy_connections_is_taken_away() {
+    let new = Backend::scripted(|connection| {
+        connection.read_request();
+        connection.write(&ok(&[], b"new"));
+        connection.read_request(); // and dies
+    });
+    let tidegate = Tidegate::start(&split(&Backend::named("old"), &new, "100", ""));
+    let mut client = tidegate.client();
+    let asked = users_ask(&mut client, 2_000, || !latches(&tidegate.admin).is_empty());
+    assert!(asked < 2_000, "half of all requests failed, and it was not found");
+}

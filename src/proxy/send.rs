@@ -154,16 +154,24 @@ async fn await_head(
 /// A backend that closes a kept connection as a request arrives does so within a round trip. One that takes longer had the
 /// request, and failed it.
 const RACE: Duration = Duration::from_millis(50);
+/// For how long a connection has to have rested before a backend may have closed it for that: shorter than any usual
+/// keep-alive. A backend that hangs up on a busy connection has failed what it was asked.
+const REST: Duration = Duration::from_secs(1);
 
 fn diagnose(attempt: Attempt<'_>, link: &Link, error: &hyper::Error) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
         _ if error.is_parse() || link.connection.is_flooded() => Trouble::Backend(Failure::Malformed),
-        _ if link.connection.is_reused() && !link.connection.has_answered() && attempt.begun.elapsed() < RACE => {
-            Trouble::Backend(Failure::Stale)
-        }
+        _ if may_have_been_idle(attempt, link) => Trouble::Backend(Failure::Stale),
         _ => Trouble::Backend(Failure::Reset),
     }
+}
+
+/// Whether the backend may have closed the connection because nobody used it, at the moment at which it was used again.
+fn may_have_been_idle(attempt: Attempt<'_>, link: &Link) -> bool {
+    let connection = &link.connection;
+    let rested = attempt.begun.saturating_duration_since(connection.idle_since());
+    connection.is_reused() && !connection.has_answered() && rested >= REST && attempt.begun.elapsed() < RACE
 }
 
 /// Takes an answer in, if it can be passed on.

@@ -156,7 +156,8 @@ where
         self.idle_since = now;
     }
 
-    pub(super) fn idle_since(&self) -> Instant {
+    /// When it was last put away; for one that never was, when it was made.
+    pub fn idle_since(&self) -> Instant {
         self.idle_since
     }
 }

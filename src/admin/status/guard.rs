@@ -140,13 +140,13 @@ fn count(counted: Counted) -> SideCount {
 
 /// Both are base 10 logarithms of odds.
 fn evidence(found: f64, needed: f64) -> Evidence {
-    Evidence { odds: odds(found), enough: odds(needed), share: rounded(share(found, needed), 3) }
+    Evidence { odds: odds(found), enough: odds(needed), share: share(found, needed) }
 }
 
-/// How far evidence has come, 0 to 1.
+/// How far evidence has come, 0 to 1, to three decimals.
 #[must_use]
 pub fn share(found: f64, needed: f64) -> f64 {
-    if needed > 0.0 { (found / needed).clamp(0.0, 1.0) } else { 1.0 }
+    if needed > 0.0 { rounded((found / needed).clamp(0.0, 1.0), 3) } else { 1.0 }
 }
 
 /// The odds of a base 10 logarithm, 0 to 10^15.
