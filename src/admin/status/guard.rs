@@ -143,10 +143,10 @@ fn evidence(found: f64, needed: f64) -> Evidence {
     Evidence { odds: odds(found), enough: odds(needed), share: share(found, needed) }
 }
 
-/// How far evidence has come, 0 to 1, to three decimals.
+/// How far evidence has come, 0 to 1, to three decimals. It is 1 only when it is enough.
 #[must_use]
 pub fn share(found: f64, needed: f64) -> f64 {
-    if needed > 0.0 { rounded((found / needed).clamp(0.0, 1.0), 3) } else { 1.0 }
+    if found >= needed { 1.0 } else { rounded((found / needed).clamp(0.0, 0.999), 3) }
 }
 
 /// The odds of a base 10 logarithm, 0 to 10^15.
