@@ -79,15 +79,17 @@ async fn forward(
     let mut request = Request::from_parts(parts, body);
     let shield = way.decided.and_then(|decided| Shield::raise(report, decided, asked, &mut request, upload.as_ref()));
     let attempt = Attempt { view: &view, backend: way.backend, begun: report.started() };
-    let tried = send(report, attempt, request, upload).await;
-    let tried = match shield {
-        Some(shield) if has_failed(&tried) => Box::pin(shield.answer_instead(tried, report)).await,
-        _ => tried,
-    };
-    report.tell_of_failure();
-    let mut answer = tried.map_err(Refusal::from)?;
-    rewrite_response(&mut answer, asked, way, report);
-    Ok(answer)
+    let mut tried = send(report, attempt, request, upload).await;
+    if has_failed(&tried) {
+        if let Some(shield) = shield {
+            tried = Box::pin(shield.answer_instead(tried, report)).await;
+        }
+        report.tell_of_failure();
+    }
+    if let Ok(answer) = &mut tried {
+        rewrite_response(answer, asked, way, report);
+    }
+    tried.map_err(|trouble| Stopped::Refused(trouble.into()))
 }
 
 /// Why tidegate answers itself.

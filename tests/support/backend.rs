@@ -53,7 +53,9 @@ impl Backend {
                 let (script, opened) = (Arc::clone(&script), Arc::clone(&opened));
                 opened.fetch_add(1, SeqCst);
                 thread::spawn(move || {
-                    script(&mut Connection { stream, bytes, unread: Vec::new() });
+                    let mut connection = Connection { stream, bytes, unread: Vec::new() };
+                    script(&mut connection);
+                    drop(connection); // first: who waits for the count goes by what is closed
                     opened.fetch_sub(1, SeqCst);
                 });
             }
