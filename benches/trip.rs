@@ -171,7 +171,7 @@ impl Proxy {
             if let Some(reason) = status["rollback"]["latches"][0]["reason"].as_str() {
                 return reason.to_owned();
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 

@@ -7,7 +7,7 @@ use super::{Batch, Counted, Limits, Test};
 use crate::policy::bucket::{BUCKETS, Bucket};
 
 /// How far ahead is looked.
-const FAR: u32 = 10_000;
+const FAR: u32 = 1_000;
 
 /// Everything a person wants to know of a test. Evidence is the decimal logarithm of an e-value: 8 stands for "this would
 /// come once in 10^8 if nothing were wrong". It is at least 0.
@@ -31,7 +31,7 @@ pub struct Account {
     /// From how many buckets the run's bad requests come; counted up to 64.
     pub distinct: usize,
     /// How many bad requests of NEW in a row, each from a bucket of its own, would settle it now, with OLD healthy meanwhile
-    /// at its usual share of the traffic; 0 if it is settled. `None` if more than 10 000.
+    /// at its usual share of the traffic; 0 if it is settled. `None` if more than 1 000.
     pub failures_to_settle: Option<u32>,
 }
 
