@@ -1,8 +1,6 @@
 //! The verbs of the command line against the real binary: what they do, say and exit with.
 
-use std::process::{Command, Output, Stdio};
-
-use crate::support::process::{BINARY, Process};
+use crate::support::process::Process;
 use crate::support::proxy::split;
 use crate::support::{Backend, eventually};
 
@@ -19,27 +17,6 @@ impl Rig {
         Self { tidegate: Process::start(&config), _backends: [old, new] }
     }
 
-    fn run(&self, words: &[&str]) -> (i32, String, String) {
-        let Output { status, stdout, stderr } = Command::new(BINARY)
-            .args(words)
-            .env("TIDEGATE_ADMIN", format!("http://{}", self.tidegate.admin))
-            .env_remove("TIDEGATE_ADMIN_TOKEN")
-            .current_dir(self.tidegate.dir.path())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (status.code().unwrap(), text(stdout), text(stderr))
-    }
-
-    /// Runs what has to work, and gives what it says.
-    #[track_caller]
-    fn done(&self, words: &[&str]) -> String {
-        let (code, stdout, stderr) = self.run(words);
-        assert_eq!((code, stderr.as_str()), (0, ""), "{words:?} says {stdout}");
-        stdout
-    }
-
     fn side_of(&self, user: u32) -> String {
         self.tidegate.client().get_as(user).header("x-backend").unwrap().to_owned()
     }
@@ -49,23 +26,24 @@ impl Rig {
 fn a_percent_is_set_rolled_back_resumed_and_on_record() {
     let rig = Rig::start();
     assert!(
-        rig.done(&["set", "default", "--percent", "100", "--reason", "INC-7"])
+        rig.tidegate
+            .done(&["set", "default", "--percent", "100", "--reason", "INC-7"])
             .starts_with("default: 0 % -> 100 % on new")
     );
     eventually("it is in force", || rig.side_of(7) == "new");
-    let told = rig.done(&["rollback"]);
+    let told = rig.tidegate.done(&["rollback"]);
     assert!(told.ends_with("to lift it: tidegate resume default\n"), "{told}");
     eventually("it is rolled back", || rig.side_of(7) == "old");
 
-    let (code, _, refusal) = rig.run(&["set", "default", "--percent", "50"]);
+    let (code, _, refusal) = rig.tidegate.run(&["set", "default", "--percent", "50"]);
     assert!(code == 1 && refusal.contains("tidegate resume default"), "{refusal}");
-    let status = rig.done(&["status"]);
+    let status = rig.tidegate.done(&["status"]);
     assert!(status.contains("ROLLED BACK") && status.contains("next: tidegate resume default"), "{status}");
 
-    rig.done(&["resume", "--reason", "mended"]);
+    rig.tidegate.done(&["resume", "--reason", "mended"]);
     eventually("it is back", || rig.side_of(7) == "new");
-    rig.done(&["set", "default", "--clear"]);
-    let audit = rig.done(&["audit", "-n", "4"]);
+    rig.tidegate.done(&["set", "default", "--clear"]);
+    let audit = rig.tidegate.done(&["audit", "-n", "4"]);
     for what in ["set\n", "rollback\n", "resume\n", "unset\n", "INC-7", "mended"] {
         assert!(audit.contains(what), "{what:?} in {audit}");
     }
@@ -74,23 +52,23 @@ fn a_percent_is_set_rolled_back_resumed_and_on_record() {
 #[test]
 fn a_record_that_was_changed_is_found_out() {
     let rig = Rig::start();
-    rig.done(&["set", "default", "--percent", "5", "--reason", "INC-7"]);
-    assert!(rig.done(&["audit", "--verify"]).contains("chain intact"));
+    rig.tidegate.done(&["set", "default", "--percent", "5", "--reason", "INC-7"]);
+    assert!(rig.tidegate.done(&["audit", "--verify"]).contains("chain intact"));
     let log = rig.tidegate.dir.path().join("state/audit.jsonl");
     let offline = ["audit", "--verify", "--file", "state/audit.jsonl"];
-    assert!(rig.done(&offline).contains("chain intact"));
+    assert!(rig.tidegate.done(&offline).contains("chain intact"));
     let written = std::fs::read_to_string(&log).unwrap();
     std::fs::write(&log, written.replace("INC-7", "INC-8")).unwrap();
-    let (code, _, stderr) = rig.run(&offline);
+    let (code, _, stderr) = rig.tidegate.run(&offline);
     assert!(code == 1 && stderr.contains("it was changed"), "{stderr}");
 }
 
 #[test]
 fn a_side_without_requests_is_empty_at_once() {
     let rig = Rig::start();
-    let told = rig.done(&["drain", "default", "new", "--wait", "--deadline", "5s"]);
+    let told = rig.tidegate.done(&["drain", "default", "new", "--wait", "--deadline", "5s"]);
     assert!(told.contains("default: new is empty"), "{told}");
-    let told = rig.done(&["drain", "default", "off"]);
+    let told = rig.tidegate.done(&["drain", "default", "off"]);
     assert!(told.contains("next: tidegate status default"), "{told}");
 }
 
@@ -107,7 +85,7 @@ fn wrong_usage_is_2_and_a_refusal_is_1() {
         (&["set", "default", "--percent", "5", "--admin", "http://127.0.0.1:1"], 1, "cannot reach tidegate"),
         (&["rollback", "default", "--admin", "http://127.0.0.1:1"], 1, "touch STATE_DIR/ROLLBACK"),
     ] {
-        let (ended, _, stderr) = rig.run(words);
+        let (ended, _, stderr) = rig.tidegate.run(words);
         assert!(ended == code && stderr.contains(says), "{words:?} ends with {ended}: {stderr}");
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
@@ -12,7 +11,7 @@ use serde_json::{Value, json};
 use tidegate::control::journal::log_path;
 
 use crate::support::backend::{Request, ok};
-use crate::support::process::{BINARY, Process};
+use crate::support::process::Process;
 use crate::support::proxy::split;
 use crate::support::{Answer, Backend, Client, Tidegate, eventually};
 
@@ -448,25 +447,6 @@ impl Rig {
         Self { process: Process::start(&config), _backends: [old, new] }
     }
 
-    fn run(&self, words: &[&str]) -> (i32, String, String) {
-        let Output { status, stdout, stderr } = Command::new(BINARY)
-            .args(words)
-            .env("TIDEGATE_ADMIN", format!("http://{}", self.process.admin))
-            .env_remove("TIDEGATE_ADMIN_TOKEN")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        (status.code().unwrap(), text(stdout), text(stderr))
-    }
-
-    #[track_caller]
-    fn done(&self, words: &[&str]) -> String {
-        let (code, stdout, stderr) = self.run(words);
-        assert_eq!((code, stderr.as_str()), (0, ""), "{words:?} says {stdout}");
-        stdout
-    }
-
     fn status(&self) -> Value {
         let get = "GET /api/v1/rollouts/default HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         Client::connect(self.process.admin).send(get).answer().json()
@@ -487,35 +467,37 @@ impl Rig {
 #[test]
 fn the_commands_tell_what_it_knows_and_what_to_do() {
     let rig = Rig::start("");
-    let told = rig.done(&["guard"]);
+    let told = rig.process.done(&["guard"]);
     assert!(told.starts_with("default: guard armed, action rollback; new looks healthy\n"), "{told}");
     assert!(told.contains("failures    new none, old none\n") && told.contains("would trip it now"), "{told}");
-    assert!(rig.done(&["status"]).contains("  guard       healthy: nothing speaks against new, tolerated 1 %\n"));
+    assert!(
+        rig.process.done(&["status"]).contains("  guard       healthy: nothing speaks against new, tolerated 1 %\n")
+    );
 
     rig.new_fails_until(|| rig.status()["rollback"]["active"] == true);
-    let told = rig.done(&["guard", "default"]);
+    let told = rig.process.done(&["guard", "default"]);
     assert!(told.starts_with("default: guard TRIPPED ") && told.contains("ago: everybody is on old\n"), "{told}");
     assert!(told.contains("\nbecause     new failed "), "{told}");
     assert!(
         told.contains("[##########]") && told.ends_with("next: tidegate resume default  (once new is mended)\n"),
         "{told}"
     );
-    let json: Value = serde_json::from_str(&rig.done(&["guard", "-o", "json"])).unwrap();
+    let json: Value = serde_json::from_str(&rig.process.done(&["guard", "-o", "json"])).unwrap();
     assert_eq!(
         (&json["rollout"], &json["verdict"], &json["cause"]),
         (&json!("default"), &json!("tripped"), &json!("failures"))
     );
-    let status = rig.done(&["status"]);
+    let status = rig.process.done(&["status"]);
     assert!(
         status.contains("  rollback    default-1, by guard, ") && status.contains("  guard       tripped; "),
         "{status}"
     );
     assert!(status.ends_with("next: tidegate resume default  (once new is mended)\n"), "{status}");
-    let audit = rig.done(&["audit", "-n", "1"]);
+    let audit = rig.process.done(&["audit", "-n", "1"]);
     assert!(audit.contains("  guard              default            rollback\n"), "{audit}");
     assert!(audit.contains("10 % -> rolled back by default-1, else 10 % on new\n       new failed "), "{audit}");
 
-    let (code, _, stderr) = rig.run(&["guard", "defualt"]);
+    let (code, _, stderr) = rig.process.run(&["guard", "defualt"]);
     assert!(code == 1 && stderr.contains("Did you mean `default`?"), "{stderr}");
 }
 
@@ -533,6 +515,6 @@ fn a_kill_right_after_it_tripped_lifts_nothing() {
     let status = rig.status();
     assert_eq!((&status["guard"]["verdict"], &status["guard"]["cause"]), (&json!("tripped"), &Value::Null));
     assert_eq!(status["rollback"]["latches"][0]["source"], "guard");
-    let told = rig.done(&["guard"]);
+    let told = rig.process.done(&["guard"]);
     assert!(told.contains("because     new failed ") && !told.contains("failures    new"), "{told}");
 }

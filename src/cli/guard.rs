@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::admin_client::{Client, ClientArgs};
 use super::answer::refused;
 use super::change::block_on;
-use super::output::{Format, Paint, cleaned, print};
+use super::output::{Format, Paint, cleaned};
 use super::scope::Scope;
-use super::watch::watch;
+use super::watch::show;
 
 /// What stands below the arguments in `tidegate guard --help`.
 const ABOUT_ODDS: &str = "\
@@ -43,11 +43,7 @@ pub(super) fn run(args: &GuardArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
     block_on(async {
         let scope = Scope::named_or_only(args.rollout.as_deref(), "guard", &[], &client).await?;
-        if args.watch {
-            watch(args.output, async || look(args, &scope, &client).await).await?;
-        } else {
-            print(&look(args, &scope, &client).await?)?;
-        }
+        show(args.watch, args.output, async || look(args, &scope, &client).await).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

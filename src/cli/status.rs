@@ -13,8 +13,8 @@ pub(super) use self::text::progress;
 use super::admin_client::{Client, ClientArgs};
 use super::answer::refused;
 use super::change::block_on;
-use super::output::{Format, Paint, cleaned, harmless, print};
-use super::watch::watch;
+use super::output::{Format, Paint, cleaned, harmless};
+use super::watch::show;
 use crate::admin::status::Status;
 use crate::admin::unknown_rollout;
 
@@ -38,11 +38,7 @@ pub struct StatusArgs {
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     let client = args.client.client()?;
     block_on(async {
-        if args.watch {
-            watch(args.output, async || look(args, &client).await).await?;
-        } else {
-            print(&look(args, &client).await?)?;
-        }
+        show(args.watch, args.output, async || look(args, &client).await).await?;
         Ok(ExitCode::SUCCESS)
     })
 }

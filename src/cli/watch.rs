@@ -8,8 +8,17 @@ use super::output::{Format, print};
 /// How often `--watch` looks.
 const PERIOD: Duration = Duration::from_secs(1);
 
+/// Shows what there is to see: once, or `again` and again until Ctrl-C.
+pub(super) async fn show(
+    again: bool,
+    format: Format,
+    look: impl AsyncFn() -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    if again { watch(format, look).await } else { Ok(print(&look().await?)?) }
+}
+
 /// Shows what there is to see once a second. An instance that cannot be reached may come back, so that is no reason to stop.
-pub(super) async fn watch(format: Format, look: impl AsyncFn() -> anyhow::Result<String>) -> anyhow::Result<()> {
+async fn watch(format: Format, look: impl AsyncFn() -> anyhow::Result<String>) -> anyhow::Result<()> {
     let in_place = io::stdout().is_terminal() && format == Format::Text;
     let looking = async {
         let mut ticks = tokio::time::interval(PERIOD);

@@ -72,8 +72,6 @@ pub struct Controller {
     /// What they have found and still stands.
     findings: Findings,
     queries: Queries,
-    /// When the guards looked last.
-    looked_at: Instant,
     /// What NEW of each rollout had answered at the last tick.
     answered: HashMap<String, u64>,
     remembered_at: Instant,
@@ -103,7 +101,6 @@ impl Controller {
             pacer: Pacer::default(),
             guards: Guards::new(Instant::now()),
             findings: Findings::new(),
-            looked_at: Instant::now(),
             answered: HashMap::new(),
             remembered_at: Instant::now(),
         };
@@ -128,7 +125,7 @@ impl Controller {
                     Some(event) => self.handle(event),
                     None => return,
                 },
-                () = alarmed(&registry, self.looked_at) => self.look_at_new(),
+                () = alarmed(&registry, self.guards.looked_at()) => self.look_at_new(),
                 _ = pace.tick(), if self.pacer.is_busy() => self.let_go(),
                 _ = tick.tick() => self.tick(),
                 _ = reading.tick() => self.take_reading(),
@@ -296,7 +293,6 @@ impl Controller {
             return self.trust_no_count("the process has stood still");
         }
         let verdicts = self.guards.look(now, &self.overview.registry);
-        self.looked_at = now;
         for (name, verdict) in verdicts {
             self.judge(&name, verdict);
         }
@@ -319,8 +315,10 @@ impl Controller {
             self.guards.forget_one(name); // the step below is judged by what happens there
             self.queries.begin_anew(name);
         }
-        self.put_in_force(told, None);
-        self.show_guards();
+        match told.is_empty() {
+            true => self.show_guards(),
+            false => self.put_in_force(told, None),
+        }
     }
 
     /// Before anything follows from it: the numbers are those of this moment.

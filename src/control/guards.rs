@@ -91,6 +91,12 @@ impl Guards {
         }
     }
 
+    /// When they looked last.
+    #[must_use]
+    pub fn looked_at(&self) -> Instant {
+        self.looked_at
+    }
+
     /// Whether the process has stood still since the last look.
     #[must_use]
     pub fn has_stood_still(&self, now: Instant) -> bool {

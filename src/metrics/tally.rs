@@ -15,7 +15,7 @@ use crate::policy::guard::Counted;
 /// How many of the latest bad requests are remembered with their buckets, a worker. The controller reads within a
 /// millisecond of each.
 const REMEMBERED: usize = 128;
-/// Beside a bucket: the user did not see the failure.
+/// Beside a bucket: see [`Mark::is_shielded`].
 const SHIELDED: u64 = 1 << 16;
 /// Above both: the good requests since the bad one before.
 const GOOD: u32 = 32;

@@ -72,7 +72,7 @@ pub(super) struct Report {
     /// What the guard is told, if a rollout decided.
     bucket: Option<Bucket>,
     failure: Cell<Option<Failure>>,
-    /// See [`Report::without_lateness`].
+    /// When the head came; see [`Report::without_lateness`].
     head_at: Cell<Option<Instant>>,
     /// NEW has failed, and OLD is asked in its place.
     falls_back: bool,

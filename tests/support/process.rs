@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -108,6 +108,28 @@ impl Process {
 
     pub fn client(&self) -> Client {
         Client::connect(self.address)
+    }
+
+    /// Runs a verb against it, and gives how it exits and what it says.
+    pub fn run(&self, words: &[&str]) -> (i32, String, String) {
+        let Output { status, stdout, stderr } = Command::new(BINARY)
+            .args(words)
+            .env("TIDEGATE_ADMIN", format!("http://{}", self.admin))
+            .env_remove("TIDEGATE_ADMIN_TOKEN")
+            .current_dir(self.dir.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (status.code().unwrap(), text(stdout), text(stderr))
+    }
+
+    /// Runs what has to work, and gives what it says.
+    #[track_caller]
+    pub fn done(&self, words: &[&str]) -> String {
+        let (code, stdout, stderr) = self.run(words);
+        assert_eq!((code, stderr.as_str()), (0, ""), "{words:?} says {stdout}");
+        stdout
     }
 
     /// Sends a signal by its name.

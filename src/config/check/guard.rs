@@ -10,7 +10,7 @@ use crate::config::raw::{self, Scalar};
 use crate::config::value::{self, Checked};
 use crate::config::{Guard, Latency, SlowerThan};
 use crate::policy::bucket::{BUCKETS, Percent};
-use crate::policy::guard::Limits;
+use crate::policy::guard::{Limits, requests_to_see};
 use crate::policy::outcome::Failures;
 use crate::policy::rollout::Action;
 
@@ -45,7 +45,8 @@ impl Checker<'_> {
             None => None,
         };
         let (failures, max_users_hurt) = (failures?, max_users_hurt?);
-        let guard = Guard { limits, failures, latency, max_users_hurt, queries, action: action? };
+        let evidence = requests_to_see(&limits, limits.tolerance * 2.0);
+        let guard = Guard { limits, failures, latency, max_users_hurt, queries, action: action?, evidence };
         Some(raw.enabled.then_some(guard))
     }
 

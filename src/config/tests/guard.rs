@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{MINIMAL, complaints, minimal, read, yaml};
 use crate::config::{Config, Guard, Latency, SlowerThan, schema};
-use crate::policy::guard::Limits;
+use crate::policy::guard::{Limits, requests_to_see};
 use crate::policy::outcome::Failures;
 use crate::policy::rollout::Action;
 
@@ -31,6 +31,7 @@ fn it_is_there_without_being_asked_for() {
         max_users_hurt: None,
         queries: Vec::new(),
         action: Action::Rollback,
+        evidence: requests_to_see(&limits(), 0.02),
     };
     assert_eq!(guard_of(&yaml(MINIMAL).unwrap()), Some(expected.clone()));
     assert_eq!(guard("{}"), Some(expected));
@@ -79,6 +80,7 @@ fn it_means_the_same_in_every_format() {
     let limits = Limits { tolerance: 0.005, one_false_trip_in: 1e6, min_distinct: 1 };
     let header = Some("x-outcome".to_owned());
     let expected = Guard {
+        evidence: requests_to_see(&limits, 0.01),
         failures: Arc::new(Failures { statuses: vec![429..=429, 500..=502], grpc: vec![14, 13], header }),
         latency: Some(Latency {
             slower_than: SlowerThan::Fixed(Duration::from_millis(800)),
