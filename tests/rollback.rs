@@ -138,8 +138,11 @@ fn the_flag_file_works_while_the_config_is_broken() {
 #[test]
 fn the_flag_file_works_after_its_folder_was_deleted_and_made_again() {
     let mut scene = Scene::new();
-    fs::remove_dir_all(scene.flag().parent().unwrap()).unwrap();
-    fs::create_dir(scene.flag().parent().unwrap()).unwrap();
+    let folder = scene.flag().parent().unwrap().to_owned();
+    let away = folder.with_file_name("away");
+    fs::rename(&folder, &away).unwrap(); // nothing is written there any more while it is deleted
+    fs::remove_dir_all(&away).unwrap();
+    fs::create_dir(&folder).unwrap();
     fs::write(scene.flag(), "").unwrap();
     scene.eventually_on("old", "old");
 }
