@@ -6,7 +6,7 @@ use hyper::body::Body;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Connection;
+use super::{Connection, Socket};
 use crate::snapshot::Endpoint;
 
 /// Why there is no connection. The backend's fault, but for [`ConnectError::OwnLimit`].
@@ -56,7 +56,7 @@ where
     let stream =
         timeout(endpoint.timeouts.connect, TcpStream::connect(address)).await.map_err(|_| ConnectError::Timeout)??;
     stream.set_nodelay(true)?;
-    Ok(Box::new(Connection::open(stream, endpoint.max_header_size).await?))
+    Ok(Box::new(Connection::open(Socket::Tcp(stream), endpoint.max_header_size).await?))
 }
 
 #[cfg(test)]
