@@ -3,10 +3,12 @@
 
 pub mod backend;
 pub mod client;
+pub mod foreign;
 pub mod plane;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
+pub mod relay;
 
 use std::time::{Duration, Instant};
 
