@@ -5,10 +5,10 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::exchange::{Client, Origin};
-use super::http1;
 use super::socket::{Socket, Wire};
 use super::watch::Watch;
 use super::worker::Place;
+use super::{http1, http2};
 
 /// Serves whoever is at the other end of `socket` until either side has enough.
 pub(super) async fn serve(socket: Socket, peer: SocketAddr, watch: Rc<Watch>, place: Place) {
@@ -21,5 +21,7 @@ pub(super) async fn serve(socket: Socket, peer: SocketAddr, watch: Rc<Watch>, pl
     })
     .await;
     let client = Rc::new(Client::new(Rc::clone(&place.worker), watch, Rc::new(Origin::of(peer))));
-    http1::serve(Wire::new(socket), &client).await;
+    if let Some(wire) = http1::serve(Wire::new(socket), &client).await {
+        Box::pin(http2::serve(wire, &client)).await; // in a box: most connections never need the room
+    }
 }
