@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{MINIMAL, complaints, minimal, yaml};
-use crate::config::{AdminAddress, Config, ConfigError, Health, load};
+use crate::config::{Config, ConfigError, Health, ListenAddress, load};
 
 const LONG: &str = "0123456789abcdef";
 
@@ -44,7 +44,7 @@ fn others_reach_the_admin_side_with_a_token() {
     let secrets = ["=:1", "2", "3"].map(|end| format!("{LONG}{end}"));
     assert_eq!(told, [("alice", &*secrets[0]), ("bob", &*secrets[1]), ("token", &*secrets[2])]);
     assert_eq!(admin.allowed_hosts, ["tidegate.internal", "[fd00::7]"]);
-    assert_eq!(admin.address, AdminAddress::Tcp("0.0.0.0:9901".parse().unwrap()));
+    assert_eq!(admin.address, ListenAddress::Tcp("0.0.0.0:9901".parse().unwrap()));
     assert!(!format!("{admin:?}").contains(LONG));
     assert!(yaml(MINIMAL).unwrap().admin.tokens.is_empty());
 }
