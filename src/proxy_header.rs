@@ -33,8 +33,8 @@ pub enum Stated {
 #[error("{0}")]
 pub struct Malformed(&'static str);
 
-/// The most bytes that a header may take: an IPv6 address or a path at both ends, and 4 KiB of extensions.
-pub const LONGEST: usize = V2_START + V2_MOST;
+/// Room for all but long headers.
+pub const USUAL: usize = V1_LONGEST;
 
 /// The longest line of version 1, with its end.
 const V1_LONGEST: usize = 107;
@@ -42,15 +42,24 @@ const V1_BEGIN: &[u8] = b"PROXY ";
 const V2_BEGIN: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Up to the end of the length.
 const V2_START: usize = 16;
-/// The protocol allows 64 KiB, which no client needs and which would have to be waited for.
+/// Paths at both ends and 4 KiB of extensions. The protocol allows 64 KiB, which nobody sends and which would have to be
+/// waited for.
 const V2_MOST: usize = 4096 + 216;
 
-/// Reads the header that `bytes` begin with. Gives what it says and how many bytes it takes, or `None` if more bytes are needed
-/// to tell; then all of `bytes` are the header's.
+/// How far a header has been read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// To its last byte.
+    Whole(Stated),
+    /// At least this many bytes are still to come. Who reads no more than these never reads beyond the header.
+    Needs(usize),
+}
+
+/// Reads a header of which `bytes` have come so far.
 ///
 /// # Errors
-/// When no header can come of `bytes`, whatever follows.
-pub fn read(bytes: &[u8]) -> Result<Option<(Stated, usize)>, Malformed> {
+/// When no header can come of `bytes`, whatever follows; also if something follows it in them.
+pub fn read(bytes: &[u8]) -> Result<Progress, Malformed> {
     if begins(bytes, V1_BEGIN) {
         read_v1(bytes)
     } else if begins(bytes, V2_BEGIN) {
@@ -66,15 +75,37 @@ fn begins(bytes: &[u8], wanted: &[u8]) -> bool {
     bytes[..length] == wanted[..length]
 }
 
-fn read_v1(bytes: &[u8]) -> Result<Option<(Stated, usize)>, Malformed> {
-    let window = &bytes[..bytes.len().min(V1_LONGEST)];
-    let Some(end) = window.iter().position(|byte| *byte == b'\n') else {
-        return if bytes.len() < V1_LONGEST { Ok(None) } else { Err(Malformed("a line that does not end")) };
+fn read_v1(bytes: &[u8]) -> Result<Progress, Malformed> {
+    if bytes.len() > V1_LONGEST {
+        return Err(Malformed("a line that does not end"));
+    }
+    let Some((b'\n', line)) = bytes.split_last() else {
+        return match bytes.contains(&b'\n') {
+            true => Err(Malformed("something stands behind the header")),
+            false => missing_of_v1(bytes),
+        };
     };
-    let line = window[..end].strip_suffix(b"\r").ok_or(Malformed("a line that ends without a CR"))?;
+    let line = line.strip_suffix(b"\r").ok_or(Malformed("a line that ends without a CR"))?;
     let line = std::str::from_utf8(line).map_err(|_| Malformed("a line that is not text"))?;
     let said = line.strip_prefix("PROXY ").ok_or(Malformed("no PROXY header"))?;
-    Ok(Some((read_words(said)?, end + 1)))
+    read_words(said).map(Progress::Whole)
+}
+
+/// How much of a line, whose end has not come, is missing at least.
+fn missing_of_v1(bytes: &[u8]) -> Result<Progress, Malformed> {
+    const SHORTEST: usize = "PROXY UNKNOWN\r\n".len();
+    const SPACES: usize = 5;
+    let end = if bytes.last() == Some(&b'\r') { 1 } else { 2 };
+    let least = match bytes.len() {
+        length if length < SHORTEST => SHORTEST - length,
+        _ if bytes.starts_with(b"PROXY UNKNOWN") => end,
+        // A space and a character for each word that has not begun.
+        _ => end + 2 * SPACES.saturating_sub(bytes.iter().filter(|byte| **byte == b' ').count()),
+    };
+    match bytes.len() + least <= V1_LONGEST {
+        true => Ok(Progress::Needs(least)),
+        false => Err(Malformed("a line that does not end")),
+    }
 }
 
 fn read_words(said: &str) -> Result<Stated, Malformed> {
@@ -88,10 +119,9 @@ fn read_words(said: &str) -> Result<Stated, Malformed> {
     };
     let ports = words.next().zip(words.next()).and_then(|(a, b)| port(a).zip(port(b)));
     match (addresses, ports, words.next()) {
-        (Some((source, destination)), Some((from, to)), None) => Ok(Stated::Client {
-            source: SocketAddr::new(source, from),
-            destination: SocketAddr::new(destination, to),
-        }),
+        (Some((source, destination)), Some((from, to)), None) => {
+            Ok(Stated::Client { source: SocketAddr::new(source, from), destination: SocketAddr::new(destination, to) })
+        }
         _ => Err(Malformed("addresses or ports that are none")),
     }
 }
@@ -110,8 +140,10 @@ fn port(word: &str) -> Option<u16> {
     is_canonical.then(|| word.parse().ok())?
 }
 
-fn read_v2(bytes: &[u8]) -> Result<Option<(Stated, usize)>, Malformed> {
-    let Some(start) = bytes.first_chunk::<V2_START>() else { return Ok(None) };
+fn read_v2(bytes: &[u8]) -> Result<Progress, Malformed> {
+    let Some((start, said)) = bytes.split_first_chunk::<V2_START>() else {
+        return Ok(Progress::Needs(V2_START - bytes.len()));
+    };
     let [.., version_and_command, family, high, low] = *start;
     let length = usize::from(u16::from_be_bytes([high, low]));
     if length > V2_MOST {
@@ -128,14 +160,18 @@ fn read_v2(bytes: &[u8]) -> Result<Option<(Stated, usize)>, Malformed> {
     if length < needed {
         return Err(Malformed("a header that is shorter than its addresses"));
     }
-    let Some(said) = bytes.get(V2_START..V2_START + length) else { return Ok(None) };
+    match said.len() {
+        so_far if so_far < length => return Ok(Progress::Needs(length - so_far)),
+        so_far if so_far > length => return Err(Malformed("something stands behind the header")),
+        _ => {}
+    }
     let stated = match (version_and_command, family) {
         (0x20, _) => Stated::Local,
         (_, 0x11) => client::<4>(said, |octets| Ipv4Addr::from(octets).into()),
         (_, 0x21) => client::<16>(said, |octets| Ipv6Addr::from(octets).into()),
         _ => Stated::Unknown, // no address, or the path of a socket
     };
-    Ok(Some((stated, V2_START + length)))
+    Ok(Progress::Whole(stated))
 }
 
 /// Source, destination, and their ports, as they stand in the `N` bytes of each address and two of each port.

@@ -22,6 +22,7 @@ mod kill;
 mod listeners;
 mod maintenance;
 mod process;
+mod proxy_protocol;
 mod queries;
 mod reload;
 mod rollback;

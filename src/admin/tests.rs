@@ -21,6 +21,7 @@ use crate::control::journal::{Durability, Journal};
 use crate::control::memory::Memory;
 use crate::control::order::{Desk, Done, Order, Refused, Scope};
 use crate::control::overview::{Overview, Reload, Sources};
+use crate::listen::{self, Access};
 use crate::metrics::{Class, Failure, Registry, Seat, Why};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::bucket::Percent;

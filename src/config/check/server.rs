@@ -4,7 +4,7 @@ use super::Checker;
 use crate::config::document::Place;
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-use crate::config::{AccessLog, ClientTimeouts, Limits, Listener, Shutdown, raw};
+use crate::config::{AccessLog, ClientTimeouts, Limits, ListenAddress, Listener, Shutdown, raw};
 use crate::policy::network::Trusted;
 
 const TRUSTED: &str = "an address or a network, such as 192.0.2.7, 10.0.0.0/8 or fd00::/8; unix for unix sockets";
@@ -23,16 +23,22 @@ impl Checker<'_> {
     }
 
     fn listener(&mut self, written: &Written<'_>, trusted: &Trusted) -> Option<Listener> {
-        let proxy_protocol = written.listener.is_some_and(|listener| listener.proxy_protocol);
-        if proxy_protocol && trusted.is_empty() {
-            let complaint = Complaint::new("nobody is trusted to say whom a connection is for")
-                .help("name the proxies that stand in front in `trusted_proxies`, at the top of the file");
-            self.faults.add(written.place.key("proxy_protocol"), complaint);
-        }
         let wanted = "an address such as 0.0.0.0:8080";
         let address = self.required(&written.place, written.key, written.address, wanted)?;
-        let address = self.faults.take(&written.address_place(), value::listen_address(address, self.folder));
-        Some(Listener { address: address?, proxy_protocol })
+        let address = self.faults.take(&written.address_place(), value::listen_address(address, self.folder))?;
+        let proxy_protocol = written.listener.is_some_and(|listener| listener.proxy_protocol);
+        let (is_anybody, help) = match address {
+            ListenAddress::Tcp(_) => {
+                (!trusted.networks.is_empty(), "name the networks of the proxies that stand in front in")
+            }
+            ListenAddress::Unix(_) => (trusted.unix, "add the word `unix` to"),
+        };
+        if proxy_protocol && !is_anybody {
+            let complaint = Complaint::new("nobody here is trusted to say whom a connection is for");
+            let complaint = complaint.help(format!("{help} `trusted_proxies`, at the top of the file"));
+            self.faults.add(written.place.key("proxy_protocol"), complaint);
+        }
+        Some(Listener { address, proxy_protocol })
     }
 
     fn written_listeners<'r>(&mut self, raw: &'r raw::Raw) -> Vec<Written<'r>> {
