@@ -17,6 +17,7 @@ mod http1;
 mod http2;
 mod inspect;
 mod notice;
+pub mod peer;
 mod respond;
 pub mod route;
 mod send;

@@ -15,7 +15,7 @@ use crate::hold::Queue;
 use crate::metrics::{Registry, RolloutMeters, Seat, Series};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{OnMissing, Side, Split};
-use crate::policy::network::Network;
+use crate::policy::network::Trusted;
 use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
@@ -54,8 +54,10 @@ pub struct Snapshot {
     pub rollouts: Vec<Rollout>,
     /// The backends, by name.
     pub backends: Vec<Backend>,
-    /// Proxies whose `x-forwarded-*` headers are believed.
-    pub trusted_proxies: Vec<Network>,
+    /// Where clients connect, in the order of the file as it was at the start.
+    pub listeners: Vec<config::Listener>,
+    /// Proxies that are believed when they say whom they stand for.
+    pub trusted_proxies: Trusted,
     /// How long a client may take.
     pub timeouts: config::ClientTimeouts,
     /// How much a client may send.
@@ -335,6 +337,7 @@ impl Snapshot {
             written: Arc::clone(&config.written),
             rollouts,
             backends: config.backends.iter().map(|(name, written)| backend(name, written, max_header_size)).collect(),
+            listeners: config.listeners.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
