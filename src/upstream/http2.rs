@@ -148,7 +148,9 @@ struct Claim(Rc<State>);
 impl Drop for Claim {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        if self.0.streams.get() == 0 {
+            self.0.idle_since.set(Instant::now());
+        }
     }
 }
 
