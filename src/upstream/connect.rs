@@ -42,7 +42,7 @@ fn is_own_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Connects to `endpoint` within its connect timeout. Names are resolved anew each time, off the worker's thread.
+/// Connects to `endpoint` within its connect timeout.
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
@@ -55,7 +55,7 @@ where
     if endpoint.address.scheme == Scheme::Https {
         return Err(ConnectError::Io(io::Error::other("TLS to backends is not built in"))); // never in clear text instead
     }
-    let connected = timeout(endpoint.timeouts.connect, Socket::connect(&endpoint.address.address)).await;
+    let connected = timeout(endpoint.timeouts.connect, Socket::connect(&endpoint.at)).await;
     let socket = connected.map_err(|_| ConnectError::Timeout)??;
     Ok(Box::new(Connection::open(socket, endpoint.max_header_size).await?))
 }
