@@ -263,6 +263,12 @@ impl Backend {
     pub fn is_where(&self, other: &Self) -> bool {
         self.endpoints.iter().map(|endpoint| &endpoint.at).eq(other.endpoints.iter().map(|endpoint| &endpoint.at))
     }
+
+    /// Whether HTTP/2 may be spoken to it.
+    #[must_use]
+    pub fn may_speak_http2(&self) -> bool {
+        self.endpoints.iter().any(Endpoint::may_speak_http2)
+    }
 }
 
 /// What makes connections exchangeable: workers keep one pool for each of these, over reloads.
@@ -272,10 +278,24 @@ pub struct Endpoint {
     pub address: config::Endpoint,
     /// Where connections to it lead.
     pub at: At,
+    /// What is spoken to it.
+    pub protocol: config::Protocol,
     /// How long it may take.
     pub timeouts: BackendTimeouts,
     /// Bytes of a response head.
     pub max_header_size: usize,
+}
+
+impl Endpoint {
+    /// Whether HTTP/2 may be spoken to it, as far as is known before it is asked.
+    #[must_use]
+    pub fn may_speak_http2(&self) -> bool {
+        match self.protocol {
+            config::Protocol::Http1 => false,
+            config::Protocol::Http2 => true,
+            config::Protocol::Auto => self.address.scheme == Scheme::Https,
+        }
+    }
 }
 
 /// Where connections lead: nothing there has to be looked up.
@@ -518,6 +538,7 @@ fn backend(
     let endpoint = |address: &config::Endpoint, at| Endpoint {
         address: address.clone(),
         at,
+        protocol: written.protocol,
         timeouts: written.timeouts.clone(),
         max_header_size,
     };

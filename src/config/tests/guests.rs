@@ -202,7 +202,8 @@ fn every_mistake_about_names_has_its_sentence() {
     ] {
         assert_eq!(complaints(&format!("{MINIMAL}{line}\n")), [complaint], "{line}");
     }
-    let servers = yaml(&format!("{MINIMAL}dns: {{servers: [10.0.0.2, '::1', '127.0.0.1:5353']}}\n")).unwrap().dns.servers;
+    let servers =
+        yaml(&format!("{MINIMAL}dns: {{servers: [10.0.0.2, '::1', '127.0.0.1:5353']}}\n")).unwrap().dns.servers;
     assert_eq!(servers, ["10.0.0.2:53", "[::1]:53", "127.0.0.1:5353"].map(|address| address.parse().unwrap()));
 }
 
