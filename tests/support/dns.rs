@@ -37,9 +37,8 @@ const AAAA: u16 = 28;
 impl NameServer {
     /// One that knows `name`, and nothing else.
     pub fn saying(name: &str, say: Say) -> Self {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (udp, tcp) = std::iter::repeat_with(one_port_for_both).flatten().next().unwrap();
         let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).unwrap();
         let names = Arc::new(Mutex::new(BTreeMap::from([(name.to_owned(), say)])));
         let this = Self { address, names, asked: Arc::default() };
         let (names, asked) = (Arc::clone(&this.names), Arc::clone(&this.asked));
@@ -84,6 +83,13 @@ impl NameServer {
     pub fn asked_for(&self, name: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|asked| *asked == name).count()
     }
+}
+
+/// `None` if somebody else has the port over TCP.
+fn one_port_for_both() -> Option<(UdpSocket, TcpListener)> {
+    let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let tcp = TcpListener::bind(udp.local_addr().unwrap()).ok()?;
+    Some((udp, tcp))
 }
 
 /// The name in a question, in lower case.
