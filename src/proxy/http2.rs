@@ -176,8 +176,8 @@ fn begin(connection: &Rc<Client>, request: Request<RecvStream>, respond: SendRes
         let body = Incoming::of_stream(stream, &parts.headers);
         Request::from_parts(parts, body)
     };
-    // Without tokio's budget, as connections are: see `Worker::take_over`.
-    spawn_local(unconstrained(answer(client, request, respond, opened)));
+    // Without tokio's budget, as connections are: see `Worker::take_over`. In a box, since tokio moves a task several times.
+    spawn_local(unconstrained(Box::pin(answer(client, request, respond, opened))));
 }
 
 async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: SendResponse<Bytes>, _opened: Opened) {
