@@ -6,6 +6,7 @@
 
 pub mod policy;
 pub mod telemetry;
+pub mod tls;
 
 pub mod config;
 pub mod metrics;
