@@ -6,6 +6,7 @@
 mod check;
 mod de;
 mod document;
+mod endpoint;
 mod error;
 mod fault;
 mod file;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::document::{Document, Format, Place};
+pub use self::endpoint::{Address, Endpoint, Scheme};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
 pub use self::url::{NotUrl, Url, origin};
@@ -317,15 +319,6 @@ pub struct Health {
     pub path: String,
     /// How long the answer may take. Default 1 s.
     pub timeout: Duration,
-}
-
-/// One address of a backend, from `http://HOST[:PORT]`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Endpoint {
-    /// A name or an address; an IPv6 address without its brackets.
-    pub host: String,
-    /// The port; 80 unless given.
-    pub port: u16,
 }
 
 /// How long a backend may take.

@@ -307,7 +307,8 @@ impl WebhookEvent {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["endpoints"]))]
 pub(super) struct Backend {
-    /// At least one URL of the form `http://HOST[:PORT]`; the port is 80 unless given.
+    /// At least one of `http://HOST[:PORT]` (port 80 unless given), `https://HOST[:PORT]` (443) or `unix:/PATH`, the socket of
+    /// a server of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) endpoints: Option<Vec<String>>,
     /// How long the backend may take.

@@ -201,11 +201,7 @@ fn follow(
 }
 
 fn backend_step(backend: &Backend) -> BackendStep {
-    let url = |host: &str, port| match host.contains(':') {
-        true => format!("http://[{host}]:{port}"),
-        false => format!("http://{host}:{port}"),
-    };
-    let endpoints = backend.endpoints.iter().map(|endpoint| url(&endpoint.address.host, endpoint.address.port));
+    let endpoints = backend.endpoints.iter().map(|endpoint| endpoint.address.to_string());
     BackendStep { name: backend.name.clone(), endpoints: endpoints.collect() }
 }
 
