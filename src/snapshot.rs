@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
-use crate::config::{self, BackendTimeouts, Config, Force, MaintenanceDefaults};
+use crate::config::{self, BackendTimeouts, Config, Force, Keyring, MaintenanceDefaults};
 use crate::hold::Queue;
 use crate::metrics::{Registry, RolloutMeters, Seat, Series};
 use crate::policy::bucket::Percent;
@@ -20,6 +20,7 @@ use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
 use crate::policy::standing::{self, Standing};
+use crate::tls;
 
 /// Everything in force for a request.
 #[derive(Debug)]
@@ -54,6 +55,10 @@ pub struct Snapshot {
     pub rollouts: Vec<Rollout>,
     /// The backends, by name.
     pub backends: Vec<Backend>,
+    /// What is spoken with clients, by the listener that they come through.
+    pub listeners: Vec<Listener>,
+    /// What the files of TLS hold.
+    pub keyring: Keyring,
     /// Proxies whose `x-forwarded-*` headers are believed.
     pub trusted_proxies: Vec<Network>,
     /// How long a client may take.
@@ -71,6 +76,13 @@ pub enum Destination {
     Rollout(usize),
     /// An index into [`Snapshot::backends`].
     Backend(usize),
+}
+
+/// What is spoken with the clients of a listener.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// TLS; without it they speak in clear text.
+    pub tls: Option<Arc<tls::Server>>,
 }
 
 /// A route that people can speak of.
@@ -267,6 +279,8 @@ impl Backend {
 pub struct Endpoint {
     /// Where it is.
     pub address: config::Endpoint,
+    /// TLS with it; without it we speak in clear text.
+    pub tls: Option<Arc<tls::Client>>,
     /// How long it may take.
     pub timeouts: BackendTimeouts,
     /// Bytes of a response head.
@@ -296,7 +310,6 @@ impl Snapshot {
             rollout(name, written, backends, InForce { plan, state, service, epoch }, registry.rollout(name))
         };
         let rollouts: Vec<Rollout> = config.rollouts.iter().map(put_in_force).collect();
-        let max_header_size = config.limits.max_header_size;
         Self {
             revision,
             config_hash: config.hash.clone(),
@@ -314,7 +327,11 @@ impl Snapshot {
             webhooks: config.webhooks.clone().into(),
             written: Arc::clone(&config.written),
             rollouts,
-            backends: config.backends.iter().map(|(name, written)| backend(name, written, max_header_size)).collect(),
+            backends: config.backends.iter().map(|(name, written)| backend(name, written, config)).collect(),
+            listeners: (0..config.listeners.len())
+                .map(|at| Listener { tls: config.keyring.server(at).cloned() })
+                .collect(),
+            keyring: config.keyring.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
@@ -460,11 +477,12 @@ fn key_source(written: &config::KeySource) -> KeySource {
     }
 }
 
-fn backend(name: &str, written: &config::Backend, max_header_size: usize) -> Backend {
+fn backend(name: &str, written: &config::Backend, config: &Config) -> Backend {
     let endpoint = |address: &config::Endpoint| Endpoint {
         address: address.clone(),
+        tls: config.keyring.client(name, address).cloned(),
         timeouts: written.timeouts.clone(),
-        max_header_size,
+        max_header_size: config.limits.max_header_size,
     };
     Backend {
         name: name.to_owned(),

@@ -4,6 +4,7 @@
 mod guard;
 mod scalar;
 mod shield;
+mod tls;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ pub(super) use self::scalar::{
     Amount, Count, Duration, HeaderValue, Key, OneOrMany, Percent, Rate, Scalar, Size, SlowerThan, StepHold, Workers,
 };
 pub(super) use self::shield::Shield;
+pub(super) use self::tls::{BackendTls, ClientAuth, ListenerTls, Pair, TlsVersion};
 
 /// The configuration of tidegate, a progressive traffic router.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -77,6 +79,9 @@ pub(super) struct Listener {
     /// An IP address and a port, such as `0.0.0.0:8080`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<String>,
+    /// Has clients speak TLS. Without it they speak in clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<ListenerTls>,
 }
 
 /// Where status, metrics and the admin API are served.
@@ -206,6 +211,8 @@ impl Default for Shutdown {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ClientTimeouts {
+    /// From the first byte of a TLS handshake to its end.
+    pub(super) handshake: Duration,
     /// From a request head's first byte to its last.
     pub(super) header: Duration,
     /// Between two pieces of a request body.
@@ -219,6 +226,7 @@ pub(super) struct ClientTimeouts {
 impl Default for ClientTimeouts {
     fn default() -> Self {
         Self {
+            handshake: Duration::new("5s"),
             header: Duration::new("10s"),
             body_idle: Duration::new("30s"),
             keep_alive: Duration::new("60s"),
@@ -233,6 +241,8 @@ impl Default for ClientTimeouts {
 pub(super) struct Limits {
     /// Connections at once, over all listeners.
     pub(super) max_connections: Count,
+    /// TLS handshakes at once, divided among the workers. Those beyond wait for their turn, first come, first served.
+    pub(super) max_handshakes: Count,
     /// The size of a request head, and of a backend's response head; at least `8KiB`.
     pub(super) max_header_size: Size,
     /// Header fields in a request.
@@ -248,6 +258,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: Count::new(10_000),
+            max_handshakes: Count::new(256),
             max_header_size: Size::new("32KiB"),
             max_header_fields: Count::new(100),
             max_target: Size::new("8KiB"),
@@ -311,6 +322,10 @@ pub(super) struct Backend {
     /// a server of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) endpoints: Option<Vec<String>>,
+    /// Whom its `https` endpoints are trusted by and what they are shown. Without it they are trusted by the authorities of
+    /// the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<BackendTls>,
     /// How long the backend may take.
     pub(super) timeouts: BackendTimeouts,
     /// How the backend is asked whether it is well before a switch leads to it. Without it, it only has to accept

@@ -27,7 +27,7 @@ use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
 use super::queries::{Answered, Queries};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Keyring};
 use crate::metrics::{Registry, window};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::decision::Side;
@@ -47,6 +47,8 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 pub enum Event {
     /// The config file was read; those who asked for it want to know how that went.
     Read(Reading, Vec<oneshot::Sender<Reloaded>>),
+    /// The files of TLS hold something else than before, or are not as they should be any more.
+    Renewed(Keyring),
     /// The flag file asks for something else than before.
     Flagged(Flag),
     /// An operator wants something.
@@ -137,6 +139,7 @@ impl Controller {
         let now = SystemTime::now();
         match event {
             Event::Read(reading, answers) => self.read(reading, answers, now),
+            Event::Renewed(keyring) => self.renew(keyring),
             Event::Flagged(flag) => {
                 let told = self.in_force.flagged(&flag, now);
                 self.put_in_force(told, None);
@@ -276,6 +279,22 @@ impl Controller {
         tracing::info!("the config file says again what is in force");
         self.note(|reload| Reload { successful: true, succeeded_at: SystemTime::now(), error: None, ..reload });
         Ok(self.in_force.config().hash.clone())
+    }
+
+    /// Takes what the files of TLS hold now. Connections that are open go on as they are.
+    fn renew(&mut self, keyring: Keyring) {
+        let before = self.published.load_full();
+        for trouble in keyring.troubles().iter().filter(|trouble| !before.keyring.troubles().contains(trouble)) {
+            let path = trouble.path.display();
+            tracing::error!(%path, "TLS goes on with what was read before: {}", trouble.message);
+        }
+        if !keyring.holds_the_same_as(&before.keyring) {
+            tracing::info!("the files of TLS were read anew");
+        } else if keyring.troubles().is_empty() {
+            tracing::info!("the files of TLS are as they should be again");
+        }
+        self.in_force.renew(keyring);
+        self.publish();
     }
 
     fn note(&self, change: impl FnOnce(Reload) -> Reload) {

@@ -13,7 +13,7 @@ use super::flag::Flag;
 use super::journal::Found;
 use super::memory::Memory;
 use super::order::{Order, Refused, tag};
-use crate::config::{Admin, Config};
+use crate::config::{Admin, Config, Keyring};
 use crate::hold::Queue;
 use crate::metrics::Registry;
 use crate::policy::actor::{Actor, Source};
@@ -153,6 +153,11 @@ impl InForce {
             told.insert(0, Told { scope: Scope::Everything.to_string(), change });
         }
         (told, needs_restart)
+    }
+
+    /// Takes what the files of TLS hold now.
+    pub fn renew(&mut self, keyring: Keyring) {
+        self.config.keyring = keyring;
     }
 
     /// Rolls back what `next` rolls back and the config in force does not, and takes nothing else of it.

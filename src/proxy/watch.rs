@@ -405,6 +405,7 @@ mod tests {
 
     fn watch() -> Watch {
         let timeouts = ClientTimeouts {
+            handshake: Duration::from_secs(5),
             header: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
             keep_alive: Duration::from_secs(60),

@@ -64,6 +64,12 @@ impl Client {
         Ok(Self { config: Arc::new(config), terms })
     }
 
+    /// Whether it is on these very terms.
+    #[must_use]
+    pub fn is_on(&self, terms: &Terms) -> bool {
+        self.terms.are(terms)
+    }
+
     /// Whom the endpoint's certificate has to be for.
     #[must_use]
     pub fn name(&self) -> ServerName<'static> {

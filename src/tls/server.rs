@@ -98,8 +98,7 @@ impl Server {
         let builder = match &terms.clients {
             None => builder.with_no_client_auth(),
             Some((authorities, auth)) => {
-                let verifier =
-                    WebPkiClientVerifier::builder_with_provider(Arc::clone(&authorities.roots), provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::clone(&authorities.roots), provider());
                 let verifier = match auth {
                     ClientAuth::Required => verifier,
                     ClientAuth::Optional => verifier.allow_unauthenticated(),

@@ -19,7 +19,17 @@ impl Checker<'_> {
             }
             listeners.push(address);
         }
+        self.listeners_tls(raw);
         listeners
+    }
+
+    fn listeners_tls(&mut self, raw: &raw::Raw) {
+        let place = Place::default().key("listeners");
+        for (at, listener) in raw.listeners.iter().flatten().enumerate() {
+            if let Some(tls) = &listener.tls {
+                self.listener_tls(&place.item(at).key("tls"), at, tls);
+            }
+        }
     }
 
     fn written_addresses<'r>(&mut self, raw: &'r raw::Raw) -> Vec<(Place, &'r String)> {
@@ -51,11 +61,13 @@ impl Checker<'_> {
 
     pub(super) fn client_timeouts(&mut self, raw: &raw::ClientTimeouts) -> Option<ClientTimeouts> {
         let place = Place::default().key("timeouts");
+        let handshake = self.faults.take(&place.key("handshake"), value::timeout(&raw.handshake));
         let header = self.faults.take(&place.key("header"), value::timeout(&raw.header));
         let body_idle = self.faults.take(&place.key("body_idle"), value::timeout(&raw.body_idle));
         let keep_alive = self.faults.take(&place.key("keep_alive"), value::timeout(&raw.keep_alive));
         let write_stall = self.faults.take(&place.key("write_stall"), value::timeout(&raw.write_stall));
         Some(ClientTimeouts {
+            handshake: handshake?,
             header: header?,
             body_idle: body_idle?,
             keep_alive: keep_alive?,
@@ -69,6 +81,8 @@ impl Checker<'_> {
         let place = Place::default().key("limits");
         let connections = value::count(&raw.max_connections.0, 1..=1_000_000);
         let max_connections = self.faults.take(&place.key("max_connections"), connections);
+        let handshakes = value::count(&raw.max_handshakes.0, 1..=1_000_000);
+        let max_handshakes = self.faults.take(&place.key("max_handshakes"), handshakes);
         let header_size = value::memory(&raw.max_header_size, 8 * KIB..=MIB);
         let max_header_size = self.faults.take(&place.key("max_header_size"), header_size);
         let header_fields = value::count(&raw.max_header_fields.0, 16..=1024);
@@ -82,6 +96,7 @@ impl Checker<'_> {
         let max_body = self.faults.take(&place.key("max_body"), max_body(raw.max_body.as_ref()));
         Some(Limits {
             max_connections: max_connections?,
+            max_handshakes: max_handshakes?,
             max_header_size: max_header_size?,
             max_header_fields: max_header_fields?,
             max_target: max_target?,
