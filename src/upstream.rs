@@ -8,7 +8,7 @@ mod http1;
 mod pool;
 mod socket;
 
-pub use connect::{ConnectError, connect};
+pub use connect::{ConnectError, connect, reach};
 pub use http1::{Connection, Sent};
 pub use pool::Pool;
 pub use socket::Socket;

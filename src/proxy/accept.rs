@@ -4,7 +4,7 @@
 //! connections on two workers are four and four (`SO_REUSEPORT` would hash them).
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -73,9 +73,9 @@ impl Door {
     async fn accept_all(self) {
         let spread = Arc::new(Spread { workers: self.workers, snapshot: self.snapshot, registry: self.registry });
         let mut tasks = JoinSet::new();
-        for listener in self.listeners {
+        for (place, listener) in self.listeners.into_iter().enumerate() {
             match TcpListener::from_std(listener) {
-                Ok(listener) => drop(tasks.spawn(accept(listener, Arc::clone(&spread), self.ending.clone()))),
+                Ok(listener) => drop(tasks.spawn(accept(listener, place, Arc::clone(&spread), self.ending.clone()))),
                 Err(error) => tracing::error!(%error, "cannot accept on a listener"),
             }
         }
@@ -84,7 +84,7 @@ impl Door {
 }
 
 /// Accepts until the process drains, then what the kernel already holds: closing the listener would reset it.
-async fn accept(listener: TcpListener, spread: Arc<Spread>, mut ending: watch::Receiver<Ending>) {
+async fn accept(listener: TcpListener, place: usize, spread: Arc<Spread>, mut ending: watch::Receiver<Ending>) {
     let mut complaints = Complaints::default();
     loop {
         let accepted = tokio::select! {
@@ -92,7 +92,7 @@ async fn accept(listener: TcpListener, spread: Arc<Spread>, mut ending: watch::R
             _ = ending.wait_for(|ending| *ending >= Ending::Draining) => break,
         };
         match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
-            Ok((stream, peer)) => spread.hand_over(Arrival { stream, peer }),
+            Ok((stream, peer)) => spread.hand_over(Arrival { stream, peer, listener: place }),
             Err(error) => {
                 spread.registry.accept_errors.fetch_add(1, Relaxed);
                 if !is_about_one_connection(&error) {
@@ -105,7 +105,7 @@ async fn accept(listener: TcpListener, spread: Arc<Spread>, mut ending: watch::R
     let Ok(listener) = listener.into_std() else { return };
     for (stream, peer) in (0..BACKLOG).map_while(|_| listener.accept().ok()) {
         if stream.set_nonblocking(true).is_ok() {
-            spread.hand_over(Arrival { stream, peer });
+            spread.hand_over(Arrival { stream, peer, listener: place });
         }
     }
 }
@@ -138,12 +138,20 @@ struct Spread {
 }
 
 impl Spread {
+    /// Says why, if it can be said in clear text and the socket takes it at once.
+    fn turn_away(&self, arrival: &Arrival) {
+        let is_plain = self.snapshot.load().listeners.get(arrival.listener).is_none_or(|listener| listener.tls.is_none());
+        if is_plain {
+            let _it_may_not_listen = (&arrival.stream).write(&respond::raw(StatusCode::SERVICE_UNAVAILABLE));
+        }
+    }
+
     /// Gives the connection to the worker with the fewest that still takes it.
     fn hand_over(&self, arrival: Arrival) {
         let open: Vec<u64> = self.registry.connections.iter().map(ConnectionMeters::open).collect();
         if open.iter().sum::<u64>() >= self.snapshot.load().limits.max_connections as u64 {
             self.registry.connections_refused.fetch_add(1, Relaxed);
-            return turn_away(arrival.stream);
+            return self.turn_away(&arrival);
         }
         let mut workers: Vec<usize> = (0..self.workers.len()).collect();
         workers.sort_by_key(|worker| open[*worker]);
@@ -160,7 +168,3 @@ impl Spread {
     }
 }
 
-/// Says why, if the socket takes it at once, and closes.
-fn turn_away(mut stream: TcpStream) {
-    let _it_may_not_listen = stream.write(&respond::raw(StatusCode::SERVICE_UNAVAILABLE));
-}

@@ -23,6 +23,8 @@ const ALLOWANCE: usize = 1 << 20;
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
+    /// The end of a TLS handshake.
+    Handshake,
     /// The next request's first byte.
     Request,
     /// The rest of a request head.

@@ -23,11 +23,13 @@ use super::body::RequestBody;
 use super::connection;
 use super::exchange::address_of;
 use super::socket::Socket;
+use super::turns::Turns;
 use super::watch::Watch;
+use crate::metrics::tls::TlsMeters;
 use crate::metrics::{ConnectionMeters, Registry};
 use crate::policy::decision::Side;
 use crate::snapshot::{Endpoint, Rollout, Snapshot};
-use crate::upstream;
+use crate::{tls, upstream};
 
 /// The upstream pools of a worker carry the proxy's request bodies.
 pub(super) type Pool = upstream::Pool<RequestBody>;
@@ -68,6 +70,8 @@ pub struct Arrival {
     pub stream: std::net::TcpStream,
     /// The client's address.
     pub peer: SocketAddr,
+    /// The listener that it came through, by its place in the config.
+    pub listener: usize,
 }
 
 /// What a worker can be sent to do.
@@ -164,6 +168,7 @@ pub(super) struct Worker {
     view: RefCell<Rc<View>>,
     connections: RefCell<HashMap<u64, Rc<Watch>>>,
     next_connection: Cell<u64>,
+    handshakes: Turns,
     emptied: tokio::sync::Notify,
 }
 
@@ -267,6 +272,7 @@ impl Worker {
             view: RefCell::new(Rc::new(view)),
             connections: RefCell::default(),
             next_connection: Cell::default(),
+            handshakes: Turns::default(),
             emptied: tokio::sync::Notify::new(),
         }
     }
@@ -303,6 +309,22 @@ impl Worker {
         &self.shared.registry.connections[self.index]
     }
 
+    pub(super) fn tls_meters(&self) -> &TlsMeters {
+        &self.shared.registry.tls[self.index]
+    }
+
+    /// TLS with clients of the listener in place `listener`; `None`: they speak in clear text.
+    pub(super) fn tls(&self, listener: usize) -> Option<Arc<tls::Server>> {
+        self.view().snapshot.listeners.get(listener)?.tls.clone()
+    }
+
+    /// Ready when there are not too many handshakes at once, for as long as what it gives lives.
+    pub(super) async fn turn_to_shake_hands(&self) -> impl Drop {
+        let most = self.view().snapshot.limits.max_handshakes;
+        let most = most.div_ceil(self.shared.registry.connections.len());
+        self.handshakes.next(most).await
+    }
+
     fn go(self: &Rc<Self>, errand: Errand) {
         match errand {
             Errand::Serve(arrival) => self.take_over(arrival),
@@ -318,7 +340,7 @@ impl Worker {
         let place = Place { worker: Rc::clone(self), id };
         // Without tokio's budget: the connection yields by itself after 16 rounds of reading and writing, and what it
         // polls with other wakers than its own must not be told to wait for a wake-up.
-        spawn_local(unconstrained(connection::serve(Socket::Tcp(stream), arrival.peer, watch, place)));
+        spawn_local(unconstrained(connection::serve(Socket::Tcp(stream), arrival.peer, arrival.listener, watch, place)));
     }
 
     async fn sweep(&self) {

@@ -18,6 +18,12 @@ pub enum ConnectError {
     /// This process or this machine is out of file descriptors, memory or ports.
     #[error("out of means to connect: {0}")]
     OwnLimit(io::Error),
+    /// Its certificate is not one that we trust for it.
+    #[error("its certificate is not trusted: {0}")]
+    Certificate(io::Error),
+    /// No TLS: it speaks none, or none that we speak, or wants a certificate of ours.
+    #[error("no TLS: {0}")]
+    Tls(io::Error),
     /// No answer within `timeouts.connect`.
     #[error("no connection in time")]
     Timeout,
@@ -52,12 +58,31 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    if endpoint.address.scheme == Scheme::Https {
-        return Err(ConnectError::Io(io::Error::other("TLS to backends is not built in"))); // never in clear text instead
-    }
-    let connected = timeout(endpoint.timeouts.connect, Socket::connect(&endpoint.address.address)).await;
-    let socket = connected.map_err(|_| ConnectError::Timeout)??;
+    let socket = timeout(endpoint.timeouts.connect, reach(endpoint)).await.map_err(|_| ConnectError::Timeout)??;
     Ok(Box::new(Connection::open(socket, endpoint.max_header_size).await?))
+}
+
+/// A socket on which HTTP can be spoken with `endpoint`: in secret if its URL says so, and never in clear text instead. How
+/// long that may take is the caller's to say.
+///
+/// # Errors
+/// When the endpoint does not take the connection, or cannot be trusted.
+pub async fn reach(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
+    let socket = Socket::connect(&endpoint.address.address).await?;
+    match (endpoint.address.scheme, &endpoint.tls) {
+        (Scheme::Http, _) => Ok(socket),
+        (Scheme::Https, Some(tls)) => Ok(Box::pin(socket.secured(tls)).await.map_err(untrusted)?),
+        (Scheme::Https, None) => Err(ConnectError::Io(io::Error::other("nothing says whom to trust there"))),
+    }
+}
+
+/// Why there is no TLS.
+fn untrusted(error: io::Error) -> ConnectError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => ConnectError::Certificate(error),
+        Some(_) => ConnectError::Tls(error),
+        None => error.into(),
+    }
 }
 
 #[cfg(test)]
