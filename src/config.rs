@@ -235,7 +235,7 @@ pub struct Shutdown {
 /// How long a client may take.
 #[derive(Clone, Debug)]
 pub struct ClientTimeouts {
-    /// From the first byte of a TLS handshake to its end. Default 5 s.
+    /// From a connection to the end of its TLS handshake. Default 5 s.
     pub handshake: Duration,
     /// From a request head's first byte to its last. Default 10 s.
     pub header: Duration,
@@ -348,7 +348,7 @@ pub struct Health {
 /// How long a backend may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendTimeouts {
-    /// To accept a connection. Default 1 s.
+    /// To accept a connection, its TLS handshake included. Default 1 s.
     pub connect: Duration,
     /// From the whole request sent to the response head. Default 30 s.
     pub response: Duration,

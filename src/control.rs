@@ -10,6 +10,7 @@
 pub mod announce;
 pub mod clock;
 pub mod controller;
+pub mod expiry;
 pub mod files;
 pub mod findings;
 pub mod flag;

@@ -28,5 +28,6 @@ mod rollback;
 mod routing;
 mod shield;
 mod support;
+mod tls;
 mod verdicts;
 mod webhooks;

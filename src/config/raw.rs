@@ -211,7 +211,7 @@ impl Default for Shutdown {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ClientTimeouts {
-    /// From the first byte of a TLS handshake to its end.
+    /// From a connection to the end of its TLS handshake.
     pub(super) handshake: Duration,
     /// From a request head's first byte to its last.
     pub(super) header: Duration,
@@ -356,7 +356,7 @@ impl Default for Health {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct BackendTimeouts {
-    /// To accept a connection.
+    /// To accept a connection, its TLS handshake included.
     pub(super) connect: Duration,
     /// From the whole request sent to the response head.
     pub(super) response: Duration,

@@ -14,6 +14,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::announce::{Announcer, Answer};
 use super::clock::{Clock, Reading as Clocks};
+use super::expiry::Expiry;
 use super::files::{Reading, Reloaded};
 use super::findings::{Finding, Findings, keep_what_stands};
 use super::flag::Flag;
@@ -69,6 +70,7 @@ pub struct Controller {
     errands: Vec<Errands>,
     events: mpsc::Sender<Event>,
     clock: Clock,
+    expiry: Expiry,
     pacer: Pacer,
     guards: Guards,
     /// What they have found and still stands.
@@ -100,6 +102,7 @@ impl Controller {
             queries: Queries::new(events.clone()),
             events,
             clock: Clock::new(Clocks::now()),
+            expiry: Expiry::default(),
             pacer: Pacer::default(),
             guards: Guards::new(Instant::now()),
             findings: Findings::new(),
@@ -383,6 +386,7 @@ impl Controller {
         self.look_at_new();
         self.show_guards();
         let now = Clocks::now();
+        self.expiry.look(&self.in_force.config().keyring, now.wall);
         let passed = self.clock.look(now);
         if let Some(seconds) = passed.jumped {
             tracing::warn!(seconds, "the wall clock jumped; deadlines wait until it has been steady for a minute");

@@ -140,7 +140,8 @@ struct Spread {
 impl Spread {
     /// Says why, if it can be said in clear text and the socket takes it at once.
     fn turn_away(&self, arrival: &Arrival) {
-        let is_plain = self.snapshot.load().listeners.get(arrival.listener).is_none_or(|listener| listener.tls.is_none());
+        let is_plain =
+            self.snapshot.load().listeners.get(arrival.listener).is_none_or(|listener| listener.tls.is_none());
         if is_plain {
             let _it_may_not_listen = (&arrival.stream).write(&respond::raw(StatusCode::SERVICE_UNAVAILABLE));
         }
@@ -167,4 +168,3 @@ impl Spread {
         }
     }
 }
-

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 use rustls::HandshakeKind;
 use rustls::server::{Acceptor, ServerConnection};
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
+use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::time::{Instant, timeout};
 use tokio_rustls::LazyConfigAcceptor;
 

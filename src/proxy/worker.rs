@@ -340,7 +340,13 @@ impl Worker {
         let place = Place { worker: Rc::clone(self), id };
         // Without tokio's budget: the connection yields by itself after 16 rounds of reading and writing, and what it
         // polls with other wakers than its own must not be told to wait for a wake-up.
-        spawn_local(unconstrained(connection::serve(Socket::Tcp(stream), arrival.peer, arrival.listener, watch, place)));
+        spawn_local(unconstrained(connection::serve(
+            Socket::Tcp(stream),
+            arrival.peer,
+            arrival.listener,
+            watch,
+            place,
+        )));
     }
 
     async fn sweep(&self) {

@@ -12,6 +12,9 @@ use x509_cert::ext::pkix::name::GeneralName;
 
 use super::Fault;
 
+/// Days that are left of a certificate when people are told of it.
+const SOON: i64 = 14;
+
 /// What a certificate says of itself; whether it is true is another question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
@@ -66,6 +69,18 @@ impl Certificate {
         #[expect(clippy::cast_possible_truncation, reason = "no certificate lasts for so many days")]
         let days = (seconds / DAY).floor() as i64;
         days
+    }
+
+    /// Whether somebody should see to it that it is replaced: less than 14 days are left.
+    #[must_use]
+    pub fn expires_soon(&self, now: SystemTime) -> bool {
+        self.days_left(now) < SOON
+    }
+
+    /// Until when it is valid, as RFC 3339.
+    #[must_use]
+    pub fn valid_until(&self) -> String {
+        shown(self.not_after)
     }
 
     /// Whether it is valid at `now`.
