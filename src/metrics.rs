@@ -421,6 +421,8 @@ pub struct Registry {
     pub accept_errors: AtomicU64,
     /// Connections that were turned away because there were too many.
     pub connections_refused: AtomicU64,
+    /// Connections that were closed because they did not begin with the PROXY header that was expected of them.
+    pub proxy_protocol_errors: AtomicU64,
 }
 
 /// What one worker knows of its clients' connections.
@@ -457,6 +459,7 @@ impl Registry {
             log_dropped: None,
             accept_errors: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
+            proxy_protocol_errors: AtomicU64::new(0),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::hold::Queue;
 use crate::metrics::{Registry, RolloutMeters, Seat, Series};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{OnMissing, Side, Split};
-use crate::policy::network::Network;
+use crate::policy::network::Trusted;
 use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
@@ -55,12 +55,14 @@ pub struct Snapshot {
     pub rollouts: Vec<Rollout>,
     /// The backends, by name.
     pub backends: Vec<Backend>,
-    /// What is spoken with clients, by the listener that they come through.
-    pub listeners: Vec<Listener>,
+    /// Where clients connect, in the order of the file as it was at the start.
+    pub listeners: Vec<config::Listener>,
+    /// TLS with the clients of each of them; `None`: they speak in clear text.
+    pub tls: Vec<Option<Arc<tls::Server>>>,
     /// What the files of TLS hold.
     pub keyring: Keyring,
-    /// Proxies whose `x-forwarded-*` headers are believed.
-    pub trusted_proxies: Vec<Network>,
+    /// Proxies that are believed when they say whom they stand for.
+    pub trusted_proxies: Trusted,
     /// How long a client may take.
     pub timeouts: config::ClientTimeouts,
     /// How much a client may send.
@@ -76,13 +78,6 @@ pub enum Destination {
     Rollout(usize),
     /// An index into [`Snapshot::backends`].
     Backend(usize),
-}
-
-/// What is spoken with the clients of a listener.
-#[derive(Clone, Debug)]
-pub struct Listener {
-    /// TLS; without it they speak in clear text.
-    pub tls: Option<Arc<tls::Server>>,
 }
 
 /// A route that people can speak of.
@@ -328,9 +323,8 @@ impl Snapshot {
             written: Arc::clone(&config.written),
             rollouts,
             backends: config.backends.iter().map(|(name, written)| backend(name, written, config)).collect(),
-            listeners: (0..config.listeners.len())
-                .map(|at| Listener { tls: config.keyring.server(at).cloned() })
-                .collect(),
+            listeners: config.listeners.clone(),
+            tls: config.listeners.iter().map(|listener| server(listener, &config.keyring)).collect(),
             keyring: config.keyring.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
@@ -475,6 +469,11 @@ fn key_source(written: &config::KeySource) -> KeySource {
         config::KeySource::Jwt(claim) => KeySource::Jwt(claim.clone()),
         config::KeySource::ClientIp => KeySource::ClientIp,
     }
+}
+
+fn server(listener: &config::Listener, keyring: &Keyring) -> Option<Arc<tls::Server>> {
+    let files = listener.tls.as_ref()?;
+    Some(Arc::clone(keyring.server(files).expect("the keyring has what the listeners in force need")))
 }
 
 fn backend(name: &str, written: &config::Backend, config: &Config) -> Backend {

@@ -32,7 +32,7 @@ pub struct Pair {
 }
 
 /// TLS on a listener, by its files.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ListenerTls {
     /// At least one. The first is for clients that ask for none of the others by name.
     pub pairs: Vec<Pair>,
@@ -86,8 +86,7 @@ pub struct Keyring {
     pairs: BTreeMap<Pair, Held<Identity>>,
     authorities: BTreeMap<PathBuf, Held<Authorities>>,
     system: Option<Arc<Authorities>>,
-    /// By the listener's place in the config.
-    servers: BTreeMap<usize, (ListenerTls, Arc<Server>)>,
+    servers: BTreeMap<ListenerTls, Arc<Server>>,
     /// By the backend's name and the endpoint.
     clients: BTreeMap<(String, Endpoint), (BackendTls, Arc<Client>)>,
     troubles: Vec<Trouble>,
@@ -97,7 +96,7 @@ impl Keyring {
     // -- while a config is checked
 
     /// Reads a pair, or keeps what `before` made of it.
-    pub(super) fn add_pair(&mut self, pair: &Pair, before: &Self, now: SystemTime) -> Result<(), Refused> {
+    pub(super) fn add_pair(&mut self, pair: &Pair, before: &Self, now: SystemTime) -> Result<(), Box<Refused>> {
         if self.pairs.contains_key(pair) {
             return Ok(());
         }
@@ -107,7 +106,7 @@ impl Keyring {
     }
 
     /// Reads authorities, or keeps what `before` made of them.
-    pub(super) fn add_authorities(&mut self, path: &Path, before: &Self) -> Result<(), Refused> {
+    pub(super) fn add_authorities(&mut self, path: &Path, before: &Self) -> Result<(), Box<Refused>> {
         if self.authorities.contains_key(path) {
             return Ok(());
         }
@@ -134,8 +133,8 @@ impl Keyring {
     fn kept_or<T>(
         &mut self,
         before: Option<&Held<T>>,
-        read: impl FnOnce(Option<&Held<T>>) -> Result<Held<T>, Refused>,
-    ) -> Result<Held<T>, Refused> {
+        read: impl FnOnce(Option<&Held<T>>) -> Result<Held<T>, Box<Refused>>,
+    ) -> Result<Held<T>, Box<Refused>> {
         match (read(before), before) {
             (Ok(held), _) => Ok(held),
             (Err(refused), Some(before)) => {
@@ -146,12 +145,18 @@ impl Keyring {
         }
     }
 
-    /// Makes TLS of the files for the listener in place `at`. They have been added.
-    pub(super) fn add_server(&mut self, at: usize, files: ListenerTls, before: &Self) -> Result<(), Fault> {
-        let before = before.servers.get(&at).map(|(_, server)| server);
-        let server = self.server_of(&files, before)?;
-        self.servers.insert(at, (files, server));
+    /// Makes TLS of the files for a listener. They have been added.
+    pub(super) fn add_server(&mut self, files: &ListenerTls, before: &Self) -> Result<(), Fault> {
+        let server = self.server_of(files, before.predecessor(files))?;
+        self.servers.insert(files.clone(), server);
         Ok(())
+    }
+
+    /// TLS of these files as it was, or of others that begin with the same pair: its sessions may go on.
+    fn predecessor(&self, files: &ListenerTls) -> Option<&Arc<Server>> {
+        let similar =
+            || self.servers.iter().find(|(others, _)| others.pairs[0] == files.pairs[0]).map(|(_, server)| server);
+        self.servers.get(files).or_else(similar)
     }
 
     /// Makes TLS of the files for an endpoint of the backend `name`. They have been added.
@@ -222,12 +227,12 @@ impl Keyring {
         for path in self.authorities.keys() {
             next.add_authorities(path, self).expect("what was held is kept");
         }
-        for (at, (files, server)) in &self.servers {
+        for (files, server) in &self.servers {
             let renewed = next.server_of(files, Some(server)).unwrap_or_else(|fault| {
                 next.troubles.push(Trouble { path: files.pairs[0].certificate.clone(), message: fault.to_string() });
                 Arc::clone(server)
             });
-            next.servers.insert(*at, (files.clone(), renewed));
+            next.servers.insert(files.clone(), renewed);
         }
         for (place, (files, client)) in &self.clients {
             let renewed = next.client_of(files, &place.1, Some(client)).unwrap_or_else(|_| Arc::clone(client));
@@ -247,10 +252,10 @@ impl Keyring {
         ours == theirs && our_authorities == their_authorities
     }
 
-    /// The listeners stay those of `other`, with all that they need.
+    /// What listeners of `other` need, should they stay, is kept.
     pub fn keep_servers_of(&mut self, other: &Self) {
-        self.servers.clone_from(&other.servers);
-        for (files, _) in other.servers.values() {
+        for (files, server) in &other.servers {
+            self.servers.entry(files.clone()).or_insert_with(|| Arc::clone(server));
             for pair in &files.pairs {
                 self.pairs.entry(pair.clone()).or_insert_with(|| other.pairs[pair].clone());
             }
@@ -266,10 +271,10 @@ impl Keyring {
         Self { troubles, ..self }
     }
 
-    /// TLS of the listener in place `at`; `None`: it has none.
+    /// TLS of a listener with these files.
     #[must_use]
-    pub fn server(&self, at: usize) -> Option<&Arc<Server>> {
-        self.servers.get(&at).map(|(_, server)| server)
+    pub fn server(&self, files: &ListenerTls) -> Option<&Arc<Server>> {
+        self.servers.get(files)
     }
 
     /// TLS with an endpoint of the backend `name`; `None`: it is not spoken there.
@@ -315,10 +320,10 @@ pub(super) fn name_of(endpoint: &Endpoint) -> Option<ServerName<'static>> {
     ServerName::try_from(host.clone()).ok()
 }
 
-fn read_pair(pair: &Pair, before: Option<&Held<Identity>>, now: SystemTime) -> Result<Held<Identity>, Refused> {
+fn read_pair(pair: &Pair, before: Option<&Held<Identity>>, now: SystemTime) -> Result<Held<Identity>, Box<Refused>> {
     let refused = |is_key: bool, is_unread: bool, complaint: Complaint| {
         let path = if is_key { &pair.key } else { &pair.certificate };
-        Refused { path: path.clone(), is_key, is_unread, complaint }
+        Box::new(Refused { path: path.clone(), is_key, is_unread, complaint })
     };
     let unread = |is_key: bool| move |complaint| refused(is_key, true, complaint);
     let certificate = file::read(&pair.certificate, LARGEST).map_err(unread(false))?;
@@ -333,8 +338,9 @@ fn read_pair(pair: &Pair, before: Option<&Held<Identity>>, now: SystemTime) -> R
     }
 }
 
-fn read_authorities(path: &Path, before: Option<&Held<Authorities>>) -> Result<Held<Authorities>, Refused> {
-    let refused = |is_unread, complaint| Refused { path: path.to_owned(), is_key: false, is_unread, complaint };
+fn read_authorities(path: &Path, before: Option<&Held<Authorities>>) -> Result<Held<Authorities>, Box<Refused>> {
+    let refused =
+        |is_unread, complaint| Box::new(Refused { path: path.to_owned(), is_key: false, is_unread, complaint });
     let pem = file::read(path, LARGEST).map_err(|complaint| refused(true, complaint))?;
     let digest = digest(&[&pem]);
     match before {

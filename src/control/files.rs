@@ -4,7 +4,6 @@
 //! controller was told last, since a config that has been checked is always taken.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,7 +14,7 @@ use super::controller::Event;
 use super::flag::{self, Flag};
 use super::settle::{NO_LATER_THAN, QUIET, TORN, probation};
 use super::watcher::{Identity, Watcher, identity};
-use crate::config::{self, Config, ConfigError, Keyring, Trouble};
+use crate::config::{self, Config, ConfigError, Keyring, ListenAddress, Trouble};
 
 /// How often files are looked at without being told to.
 const POLL_EVERY: Duration = Duration::from_millis(1500);
@@ -73,8 +72,8 @@ pub struct Files {
     keyring: Keyring,
     /// What is wrong with them now, and since when.
     troubled: Option<(Vec<Trouble>, Instant)>,
-    /// The addresses of the start: others would need a restart, and TLS goes by their places.
-    listeners: Vec<SocketAddr>,
+    /// The addresses of the start: those that are gone from the config are still listened to.
+    listeners: Vec<ListenAddress>,
     /// A text that may not be whole, and when it counts if it still stands.
     on_probation: Option<(Vec<u8>, Instant)>,
     state_dir_is_gone: bool,
@@ -98,7 +97,7 @@ impl Files {
             refused: None,
             keyring: config.keyring.clone(),
             troubled: None,
-            listeners: config.listeners.clone(),
+            listeners: addresses(config),
             on_probation: None,
             state_dir_is_gone: false,
         }
@@ -207,7 +206,7 @@ impl Files {
         match checked {
             Err(error) => self.refuse(text, error, asked).await,
             Ok(mut config) => {
-                if config.listeners != self.listeners {
+                if addresses(&config) != self.listeners {
                     config.keyring.keep_servers_of(&self.keyring);
                 }
                 self.keyring = config.keyring.clone();
@@ -271,6 +270,10 @@ impl Files {
     async fn tell(&self, reading: Reading, asked: Asked) {
         let _the_controller_may_have_ended = self.events.send(Event::Read(reading, asked.answers)).await;
     }
+}
+
+fn addresses(config: &Config) -> Vec<ListenAddress> {
+    config.listeners.iter().map(|listener| listener.address.clone()).collect()
 }
 
 /// Which rollbacks the file asks for, as the controller was told.

@@ -26,7 +26,7 @@ use super::socket::{Socket, Wire};
 use super::watch::{Wait, Watch};
 use super::worker::Worker;
 use crate::metrics::tls::Cause;
-use crate::tls::{Certificate, Server};
+use crate::tls::Certificate;
 
 /// What the first byte of a TLS connection is: the type of the record that carries the handshake (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
@@ -78,17 +78,10 @@ impl fmt::Display for Failed {
     }
 }
 
-/// Speaks TLS with whoever has connected to the listener in place `listener`, as `tls` has it or whatever has replaced that by
-/// then. Ends when the first request begins; `None` if none will.
-pub(super) async fn secure(
-    wire: Wire,
-    listener: usize,
-    tls: Arc<Server>,
-    watch: &Rc<Watch>,
-    worker: &Rc<Worker>,
-) -> Option<Secured> {
+/// Speaks TLS with whoever has connected to `listener`, an index into the snapshot's, with the certificates of that moment. Ends when the first request begins; `None` if none will.
+pub(super) async fn secure(wire: Wire, listener: usize, watch: &Rc<Watch>, worker: &Rc<Worker>) -> Option<Secured> {
     let deadline = Instant::now() + watch.timeouts.handshake;
-    match shake_hands(wire, listener, tls, watch, worker, deadline).await {
+    match shake_hands(wire, listener, watch, worker, deadline).await {
         Ok(mut secured) => {
             let begins = await_request(&mut secured.wire, watch).await;
             if !begins {
@@ -108,7 +101,6 @@ pub(super) async fn secure(
 async fn shake_hands(
     mut wire: Wire,
     listener: usize,
-    tls: Arc<Server>,
     watch: &Rc<Watch>,
     worker: &Rc<Worker>,
     deadline: Instant,
@@ -123,8 +115,8 @@ async fn shake_hands(
     let mut acceptor = pin!(LazyConfigAcceptor::new(Acceptor::default(), wire));
     let hello = in_time.before_it_drains(acceptor.as_mut()).await.map_err(Some)?.map_err(Failed::from).map_err(Some)?;
     let turn = in_time.run(worker.turn_to_shake_hands()).await.map_err(Some)?;
-    // The certificate may have been replaced since it connected.
-    let tls = worker.view().snapshot.listeners.get(listener).and_then(|listener| listener.tls.clone()).unwrap_or(tls);
+    // It may have been taken from the config since the client connected.
+    let tls = worker.view().snapshot.tls[listener].clone().ok_or_else(|| Some(Cause::Ended.into()))?;
     let stream = in_time.run(hello.into_stream(Arc::clone(&tls.config))).await.map_err(Some)?;
     drop(turn);
     let stream = stream.map_err(Failed::from).map_err(Some)?;

@@ -100,12 +100,13 @@ impl Certificate {
 
 /// The certificates in a PEM file, in their order; at least one.
 pub(super) fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let found: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(not_pem)?;
+    let found: Vec<_> =
+        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| not_pem(&error))?;
     if found.is_empty() { Err(Fault::NoCertificate) } else { Ok(found) }
 }
 
 /// What is wrong with PEM, without repeating any of it: it may be a key.
-pub(super) fn not_pem(error: pem::Error) -> Fault {
+pub(super) fn not_pem(error: &pem::Error) -> Fault {
     Fault::Pem(match error {
         pem::Error::MissingSectionEnd { .. } => "a section has no END line".to_owned(),
         pem::Error::IllegalSectionStart { .. } => "a BEGIN line is wrong".to_owned(),

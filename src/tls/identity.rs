@@ -30,7 +30,7 @@ impl Identity {
         certificate.check_time(now)?;
         let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
             pem::Error::NoItemsFound => Fault::NoKey,
-            error => not_pem(error),
+            error => not_pem(&error),
         })?;
         let key = provider().key_provider.load_private_key(key);
         let certified = CertifiedKey::new(chain, key.map_err(|error| Fault::Key(error.to_string()))?);

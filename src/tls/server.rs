@@ -28,7 +28,7 @@ pub enum Version {
 }
 
 /// Whether clients have to show a certificate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ClientAuth {
     /// Who shows none is not served.
     Required,

@@ -1,7 +1,7 @@
 //! Backends: those with a name of their own, and those that a rollout writes as a URL.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
 use super::Checker;
@@ -10,7 +10,7 @@ use crate::config::document::Place;
 use crate::config::endpoint::{self, is_endpoint};
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-use crate::config::{Address, Backend, BackendTimeouts, Endpoint, Health, raw};
+use crate::config::{Address, Backend, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, raw};
 use crate::policy::decision::Side;
 
 /// Backends, and what they are called: a backend that is wrong in itself is still one that others may name.
@@ -24,7 +24,7 @@ impl Checker<'_> {
         &mut self,
         raw: &BTreeMap<String, raw::Backend>,
         rollouts: &[WrittenRollout<'_>],
-        listeners: &[SocketAddr],
+        listeners: &[Listener],
     ) -> Backends {
         let mut checked = BTreeMap::new();
         let mut names: BTreeSet<String> = raw.keys().cloned().collect();
@@ -46,7 +46,7 @@ impl Checker<'_> {
         Backends { checked, names }
     }
 
-    fn backend(&mut self, place: &Place, name: &str, raw: &raw::Backend, listeners: &[SocketAddr]) -> Option<Backend> {
+    fn backend(&mut self, place: &Place, name: &str, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
         let timeouts = self.backend_timeouts(&place.key("timeouts"), &raw.timeouts);
         let health = raw.health.as_ref().map(|raw| self.health(&place.key("health"), raw));
         let wanted = "a list of URLs such as [http://127.0.0.1:9001]";
@@ -109,9 +109,9 @@ impl<'a> WrittenRollout<'a> {
 }
 
 /// An endpoint that is none of tidegate's own `listeners`.
-fn endpoint(url: &str, folder: &Path, listeners: &[SocketAddr]) -> Checked<Endpoint> {
+fn endpoint(url: &str, folder: &Path, listeners: &[Listener]) -> Checked<Endpoint> {
     let endpoint = endpoint::endpoint(url, folder)?;
-    match listeners.iter().any(|listener| leads_to(&endpoint, *listener)) {
+    match listeners.iter().any(|listener| leads_to(&endpoint.address, &listener.address)) {
         true => Err(Complaint::new("this is a listener of tidegate itself: a request would go round in circles")
             .help("give the address on which the backend listens")),
         false => Ok(endpoint),
@@ -119,16 +119,22 @@ fn endpoint(url: &str, folder: &Path, listeners: &[SocketAddr]) -> Checked<Endpo
 }
 
 /// Whether a connection to `endpoint` is one to `listener`, as far as can be told without asking the network.
-fn leads_to(endpoint: &Endpoint, listener: SocketAddr) -> bool {
-    let Address::Tcp { host, port } = &endpoint.address else { return false };
-    let address = match host.as_str() {
-        "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        host => host.parse().ok(),
-    };
-    let on_all = |address: IpAddr| {
-        // A listener on all addresses has that of the loopback too.
-        listener.ip().is_unspecified() && listener.is_ipv4() == address.is_ipv4() && address.is_loopback()
-    };
-    let ours = |address: IpAddr| address == listener.ip() || on_all(address);
-    *port == listener.port() && address.is_some_and(ours)
+fn leads_to(endpoint: &Address, listener: &ListenAddress) -> bool {
+    match (endpoint, listener) {
+        (Address::Unix(path), ListenAddress::Unix(own)) => path == own,
+        (Address::Tcp { host, port }, ListenAddress::Tcp(listener)) if *port == listener.port() => {
+            let address = match host.as_str() {
+                "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                host => host.parse().ok(),
+            };
+            address.is_some_and(|address| reaches(address, listener.ip()))
+        }
+        _ => false,
+    }
+}
+
+/// A listener on all addresses has that of the loopback too.
+fn reaches(address: IpAddr, listener: IpAddr) -> bool {
+    let on_all = listener.is_unspecified() && listener.is_ipv4() == address.is_ipv4() && address.is_loopback();
+    address == listener || on_all
 }

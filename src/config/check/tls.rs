@@ -14,8 +14,8 @@ use crate::tls::{ClientAuth, Version};
 const PEM: &str = "a file in PEM such as tls.crt";
 
 impl Checker<'_> {
-    /// TLS of the listener in place `at`.
-    pub(super) fn listener_tls(&mut self, place: &Place, at: usize, raw: &raw::ListenerTls) -> Option<ListenerTls> {
+    /// TLS of a listener.
+    pub(super) fn listener_tls(&mut self, place: &Place, raw: &raw::ListenerTls) -> Option<ListenerTls> {
         let pairs = self.pairs(place, raw);
         let clients = raw.client_ca.as_deref().map(|path| self.authorities(&place.key("client_ca"), path));
         let auth = match raw.client_auth {
@@ -32,7 +32,7 @@ impl Checker<'_> {
         };
         let clients = clients.map_or(Some(None), |path| path.map(|path| Some((path, auth))))?;
         let files = ListenerTls { pairs: pairs?, clients, min_version };
-        let added = self.keyring.add_server(at, files.clone(), self.before);
+        let added = self.keyring.add_server(&files, self.before);
         self.faults.take(place, added.map_err(|fault| keyring::complaint(&fault)))?;
         Some(files)
     }
@@ -69,7 +69,7 @@ impl Checker<'_> {
         match added {
             Ok(()) => Some(pair),
             Err(refused) => {
-                self.refuse(&blamed(&refused), refused);
+                self.refuse(&blamed(&refused), *refused);
                 None
             }
         }
@@ -81,7 +81,7 @@ impl Checker<'_> {
         match self.keyring.add_authorities(&path, self.before) {
             Ok(()) => Some(path),
             Err(refused) => {
-                self.refuse(place, refused);
+                self.refuse(place, *refused);
                 None
             }
         }
