@@ -15,6 +15,7 @@ mod forward;
 mod handshake;
 pub mod headers;
 mod http1;
+mod http2;
 mod inspect;
 mod notice;
 pub mod peer;

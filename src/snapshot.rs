@@ -267,6 +267,12 @@ impl Backend {
             .map(|endpoint| &endpoint.address)
             .eq(other.endpoints.iter().map(|endpoint| &endpoint.address))
     }
+
+    /// Whether HTTP/2 may be spoken to it.
+    #[must_use]
+    pub fn may_speak_http2(&self) -> bool {
+        self.endpoints.iter().any(Endpoint::may_speak_http2)
+    }
 }
 
 /// What makes connections exchangeable: workers keep one pool for each of these, over reloads.
@@ -274,12 +280,26 @@ impl Backend {
 pub struct Endpoint {
     /// Where it is.
     pub address: config::Endpoint,
+    /// What is spoken to it.
+    pub protocol: config::Protocol,
     /// TLS with it; without it we speak in clear text.
     pub tls: Option<Arc<tls::Client>>,
     /// How long it may take.
     pub timeouts: BackendTimeouts,
     /// Bytes of a response head.
     pub max_header_size: usize,
+}
+
+impl Endpoint {
+    /// Whether HTTP/2 may be spoken to it, as far as is known before it is asked.
+    #[must_use]
+    pub fn may_speak_http2(&self) -> bool {
+        match self.protocol {
+            config::Protocol::Http1 => false,
+            config::Protocol::Http2 => true,
+            config::Protocol::Auto => self.address.scheme == config::Scheme::Https,
+        }
+    }
 }
 
 impl Snapshot {
@@ -479,6 +499,7 @@ fn server(listener: &config::Listener, keyring: &Keyring) -> Option<Arc<tls::Ser
 fn backend(name: &str, written: &config::Backend, config: &Config) -> Backend {
     let endpoint = |address: &config::Endpoint| Endpoint {
         address: address.clone(),
+        protocol: written.protocol,
         tls: config.keyring.client(name, address).cloned(),
         timeouts: written.timeouts.clone(),
         max_header_size: config.limits.max_header_size,

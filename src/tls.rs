@@ -19,6 +19,11 @@ pub use self::client::{Client, Terms as ClientTerms};
 pub use self::identity::Identity;
 pub use self::server::{ClientAuth, Resumption, Server, Terms as ServerTerms, Version};
 
+/// HTTP/1.1, as ALPN names it.
+pub const HTTP_1: &[u8] = b"http/1.1";
+/// HTTP/2, as ALPN names it.
+pub const HTTP_2: &[u8] = b"h2";
+
 /// Why bytes are not what they are said to be, or cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {

@@ -15,7 +15,7 @@ use tidegate::app::{Signal, StartError};
 use crate::support::backend::ok;
 use crate::support::proxy::single;
 use crate::support::tls::{Authority, Caller, Issued, connect, replace, server, session};
-use crate::support::{Backend, Client, PATIENCE, Tidegate, eventually};
+use crate::support::{Backend, Client, PATIENCE, Tidegate, eventually, foreign};
 
 /// What every story's config begins with, but for its listener.
 const PREAMBLE: &str =
@@ -153,6 +153,66 @@ fn the_protocol_inside_is_agreed_on() {
     let config = Caller::trusting(&scene.authority).offering(&["spdy/1"]).ready();
     assert!(scene.call(&config).shake_hands().is_err());
     scene.eventually_failed("incompatible", 1.0);
+}
+
+#[test]
+fn http2_is_spoken_with_those_who_can() {
+    let scene = Scene::usual();
+    let config = Caller::trusting(&scene.authority).offering(&["h2", "http/1.1"]).ready();
+    let mut client = scene.call(&config);
+    client.shake_hands().unwrap();
+    assert_eq!(client.tls().alpn_protocol(), Some(&b"h2"[..]));
+    let ca = scene.tidegate.dir.path().join("ca.pem");
+    std::fs::write(&ca, scene.authority.pem()).unwrap();
+    let port = scene.tidegate.address.port();
+    for (how, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
+        let mut curl = foreign::system("curl");
+        curl.args(["--silent", "--show-error", "--fail", how, "--write-out", " %{http_version}", "--cacert"]);
+        curl.arg(&ca).args([
+            "--resolve",
+            &format!("localhost:{port}:127.0.0.1"),
+            &format!("https://localhost:{port}/"),
+        ]);
+        assert_eq!(foreign::done(curl, PATIENCE), format!("only {version}"));
+    }
+    let schemes: Vec<_> =
+        scene.backend.requests().iter().map(|request| request.header("x-forwarded-proto").map(str::to_owned)).collect();
+    assert_eq!(schemes, [Some("https".to_owned()), Some("https".to_owned())]);
+}
+
+#[test]
+fn http2_need_not_be_offered() {
+    let authority = Authority::new("test");
+    let pair = authority.issue(&["localhost"]);
+    let scene = Scene::with(&format!("{PAIR}, http2: false"), &[("a", &pair)], &[], authority, "");
+    let config = Caller::trusting(&scene.authority).offering(&["h2", "http/1.1"]).ready();
+    let mut client = scene.call(&config);
+    assert_eq!(client.get("/", &[]).status, 200);
+    assert_eq!(client.tls().alpn_protocol(), Some(&b"http/1.1"[..]));
+}
+
+#[test]
+fn a_certificate_is_known_to_the_backend_over_http2_too() {
+    let (scene, clients) = with_clients("");
+    let dir = scene.tidegate.dir.path();
+    clients.issue(&["ledger"]).put(dir, "ledger");
+    std::fs::write(dir.join("ca.pem"), scene.authority.pem()).unwrap();
+    let port = scene.tidegate.address.port();
+    let mut curl = foreign::system("curl");
+    curl.current_dir(dir).args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--http2",
+        "--cacert",
+        "ca.pem",
+        "--cert",
+        "ledger.crt",
+    ]);
+    curl.args(["--key", "ledger.key", "--header", "X-Client-Cert-Subject: CN=admin"]);
+    curl.args(["--resolve", &format!("localhost:{port}:127.0.0.1"), &format!("https://localhost:{port}/")]);
+    assert_eq!(foreign::done(curl, PATIENCE), "only");
+    assert_eq!(told_of_client(&scene), [("x-client-cert-subject".to_owned(), "CN=ledger".to_owned())]);
 }
 
 #[test]
@@ -660,6 +720,25 @@ fn a_backend_is_asked_over_tls() {
 }
 
 #[test]
+fn a_backend_may_speak_http2() {
+    let front = Scene::usual();
+    let url = format!("https://localhost:{}", front.tidegate.address.port());
+    for protocol in ["h2", "auto", "http1"] {
+        let tls = format!("ca: ca.pem }}\n    protocol: {protocol}\n    timeouts: {{ idle: 4s");
+        let tidegate = before(&url, &tls, &[("ca.pem", &front.authority.pem())]);
+        let body = "x".repeat(300_000);
+        let mut client = tidegate.client();
+        for _ in 0..3 {
+            client.send(format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+            assert_eq!(client.answer().text(), "only", "{protocol}");
+        }
+    }
+    let expected = "x".repeat(300_000).into_bytes();
+    assert!(front.backend.requests().iter().all(|request| request.body == expected));
+    assert_eq!(front.tidegate.metric("tidegate_tls_handshakes_total{resumed=\"false\"}"), 3.0);
+}
+
+#[test]
 fn a_backend_that_cannot_be_trusted_is_not_asked() {
     let authority = Authority::new("backends");
     let good = authority.issue(&["localhost"]);
@@ -756,4 +835,39 @@ fn an_answer_over_tls_that_is_cut_is_not_a_whole_one() {
     let mut client = tidegate.client();
     let answer = client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n").try_answer(false); // a reset may destroy its beginning
     assert!(answer.as_ref().is_none_or(|answer| !answer.complete), "{answer:?}");
+}
+
+// -- how others see it
+
+/// What Mozilla's profile `profile` finds wrong with a scene that speaks `tls`.
+fn judged(profile: &str, tls: &str) {
+    let authority = Authority::new("test");
+    // Mozilla's modern profile wants certificates that do not last for long.
+    let soon = (SystemTime::now() + Duration::from_secs(60 * 24 * 3600)).into();
+    let pair = authority.issue_with(&["localhost"], |params| {
+        params.not_before = (SystemTime::now() - Duration::from_secs(3600)).into();
+        params.not_after = soon;
+    });
+    let scene = Scene::with(&format!("{PAIR}{tls}"), &[("a", &pair)], &[], authority, "");
+    let mut sslyze = foreign::packaged("sslyze");
+    sslyze.args([&format!("--mozilla_config={profile}"), &scene.tidegate.address.to_string()]);
+    let said = foreign::run(sslyze, Duration::from_secs(120)).stdout;
+    let verdict = said.split("COMPLIANCE AGAINST").nth(1).unwrap_or_else(|| panic!("no verdict: {said}"));
+    let faults: Vec<&str> = verdict
+        .lines()
+        .filter(|line| line.trim_start().starts_with('*'))
+        .filter(|line| !line.contains("certificate_path_validation"))
+        .collect();
+    assert!(faults.is_empty(), "{profile}:\n{said}");
+    assert_eq!(scene.call(&scene.caller()).get("/", &[]).status, 200, "and it serves as before");
+}
+
+#[test]
+fn it_is_what_mozilla_calls_modern() {
+    judged("modern", ", min_version: \"1.3\"");
+}
+
+#[test]
+fn it_is_what_mozilla_calls_intermediate() {
+    judged("intermediate", "");
 }

@@ -12,11 +12,12 @@ use std::time::SystemTime;
 use rustls::pki_types::ServerName;
 use sha2::{Digest as _, Sha256};
 
-use super::Endpoint;
 use super::error::Complaint;
 use super::file;
+use super::{Endpoint, Protocol};
 use crate::tls::{
-    Authorities, Certificate, Client, ClientAuth, ClientTerms, Fault, Identity, Server, ServerTerms, Version,
+    Authorities, Certificate, Client, ClientAuth, ClientTerms, Fault, HTTP_1, HTTP_2, Identity, Server, ServerTerms,
+    Version,
 };
 
 /// No file of certificates that anybody uses is as large.
@@ -40,6 +41,8 @@ pub struct ListenerTls {
     pub clients: Option<(PathBuf, ClientAuth)>,
     /// The oldest version that is spoken.
     pub min_version: Version,
+    /// Whether HTTP/2 is offered, beside HTTP/1.1.
+    pub http2: bool,
 }
 
 /// TLS with a backend, by its files.
@@ -51,6 +54,8 @@ pub struct BackendTls {
     pub server_name: Option<ServerName<'static>>,
     /// Who we are, should it ask.
     pub pair: Option<Pair>,
+    /// What is spoken inside.
+    pub protocol: Protocol,
 }
 
 /// A file that is not as it should be; what was read from it before stays in use.
@@ -180,7 +185,7 @@ impl Keyring {
             identities: files.pairs.iter().map(identity).collect(),
             clients: files.clients.as_ref().map(|(path, auth)| (Arc::clone(&self.authorities[path].value), *auth)),
             min_version: files.min_version,
-            protocols: vec![b"http/1.1".to_vec()],
+            protocols: protocols(if files.http2 { Protocol::Auto } else { Protocol::Http1 }),
         };
         match before {
             Some(before) if before.is_on(&terms) => Ok(Arc::clone(before)),
@@ -207,7 +212,7 @@ impl Keyring {
                     name_of(endpoint).ok_or_else(|| Fault::Setup("this host can have no certificate".to_owned()))?
                 }
             },
-            protocols: vec![b"http/1.1".to_vec()],
+            protocols: protocols(files.protocol),
         };
         match before {
             Some(before) if before.is_on(&terms) => Ok(Arc::clone(before)),
@@ -350,6 +355,16 @@ fn read_authorities(path: &Path, before: Option<&Held<Authorities>>) -> Result<H
             Err(fault) => Err(refused(false, complaint(&fault))),
         },
     }
+}
+
+/// What is offered, the best first.
+fn protocols(protocol: Protocol) -> Vec<Vec<u8>> {
+    let names = match protocol {
+        Protocol::Auto => &[HTTP_2, HTTP_1][..],
+        Protocol::Http1 => &[HTTP_1],
+        Protocol::Http2 => &[HTTP_2],
+    };
+    names.iter().map(|name| name.to_vec()).collect()
 }
 
 /// A digest of `parts`, whose borders count.

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::config::Health;
 use crate::proxy::worker::{Errand, Errands, Warming};
 use crate::snapshot::{Backend, Endpoint};
+use crate::tls;
 use crate::upstream::{ConnectError, reach};
 
 /// Connections that each worker opens to each endpoint, if that is not more than [`AT_MOST`] together.
@@ -71,7 +72,7 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
-        let reached = timeout(connect, reach(endpoint)).await;
+        let reached = timeout(connect, reach(endpoint, Some(tls::HTTP_1))).await;
         let reached = reached.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
         return reached.map(drop).map_err(|error| unreached(&error));
     };
@@ -99,7 +100,7 @@ fn seconds(time: Duration) -> String {
 
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let stream = reach(endpoint).await.map_err(|error| unreached(&error))?;
+    let stream = reach(endpoint, Some(tls::HTTP_1)).await.map_err(|error| unreached(&error))?;
     let no_http = |error: hyper::Error| format!("does not answer GET {path}: {error}");
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(no_http)?;
     let request = Request::get(path)

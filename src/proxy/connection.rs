@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::exchange::{Client, Origin};
-use super::handshake;
-use super::http1;
 use super::peer::{Peer, introduced};
 use super::socket::{Socket, Wire};
 use super::watch::Watch;
 use super::worker::Place;
+use super::{handshake, http1, http2};
 
 /// Somebody at the door.
 #[derive(Debug)]
@@ -36,17 +35,21 @@ pub(super) async fn serve(mut guest: Guest, watch: Rc<Watch>, place: Place) {
         return;
     }
     let Guest { socket, peer, listener } = guest;
-    let (mut wire, mut origin) = (Wire::new(socket), Origin::of(peer));
+    let (mut wire, mut origin, mut is_http2) = (Wire::new(socket), Origin::of(peer), false);
     if snapshot.tls[listener].is_some() {
         drop(snapshot);
         // In a box: what a future may hold at some time it takes up at all times.
         let secured = Box::pin(handshake::secure(wire, listener, &watch, &place.worker)).await;
         let Some(secured) = secured else { return };
         wire = secured.wire;
+        is_http2 = secured.is_http2;
         origin = origin.over_tls(secured.certificate);
     }
     let client = Rc::new(Client::new(Rc::clone(&place.worker), watch, Rc::new(origin)));
-    http1::serve(wire, &client).await;
+    let wire = if is_http2 { Some(wire) } else { http1::serve(wire, &client).await };
+    if let Some(wire) = wire {
+        Box::pin(http2::serve(wire, &client)).await; // in a box: most connections never need the room
+    }
 }
 
 /// Lets the proxy in front say who it is. False if it does not.

@@ -26,7 +26,7 @@ use super::socket::{Socket, Wire};
 use super::watch::{Wait, Watch};
 use super::worker::Worker;
 use crate::metrics::tls::Cause;
-use crate::tls::Certificate;
+use crate::tls::{Certificate, HTTP_2};
 
 /// What the first byte of a TLS connection is: the type of the record that carries the handshake (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
@@ -39,6 +39,8 @@ pub(super) struct Secured {
     pub(super) wire: Wire,
     /// What its certificate says, if it has shown one, which has been checked then.
     pub(super) certificate: Option<Shown>,
+    /// HTTP/2 has been agreed on.
+    pub(super) is_http2: bool,
 }
 
 /// What a client's certificate says of it, as headers have it.
@@ -122,8 +124,8 @@ async fn shake_hands(
     let stream = stream.map_err(Failed::from).map_err(Some)?;
     let session = stream.get_ref().1;
     worker.tls_meters().done(session.handshake_kind() == Some(HandshakeKind::Resumed));
-    let certificate = shown_by(session);
-    Ok(Secured { wire: Wire::new(Socket::Tls(Box::new(stream))), certificate })
+    let (certificate, is_http2) = (shown_by(session), session.alpn_protocol() == Some(HTTP_2));
+    Ok(Secured { wire: Wire::new(Socket::Tls(Box::new(stream))), certificate, is_http2 })
 }
 
 /// The first bytes that a client sends; `None` in the error if it leaves without any.

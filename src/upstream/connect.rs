@@ -2,12 +2,14 @@
 
 use std::io::{self, ErrorKind};
 
+use http::uri;
 use hyper::body::Body;
 use tokio::time::timeout;
 
-use super::{Connection, Socket};
+use super::{Socket, http1, http2};
 use crate::config::Scheme;
 use crate::snapshot::Endpoint;
+use crate::tls;
 
 /// Why there is no connection. The backend's fault, but for [`ConnectError::OwnLimit`].
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,21 @@ pub enum ConnectError {
     /// The socket was connected but could not be used.
     #[error("cannot use the connection: {0}")]
     Setup(#[from] hyper::Error),
+    /// The backend does not speak HTTP/2, or not to us.
+    #[error("cannot speak HTTP/2: {0}")]
+    Http2(#[from] h2::Error),
+    /// It was closed at once.
+    #[error("the connection was closed at once")]
+    Closed,
+}
+
+/// A new connection, by what is spoken on it.
+#[derive(Debug)]
+pub(super) enum Connected<B: Body + 'static> {
+    /// For one request at a time.
+    Http1(Box<http1::Connection<B>>),
+    /// For many.
+    Http2(http2::Connection),
 }
 
 impl From<io::Error> for ConnectError {
@@ -52,26 +69,43 @@ fn is_own_limit(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
-pub async fn connect<B>(endpoint: &Endpoint) -> Result<Box<Connection<B>>, ConnectError>
+pub(super) async fn connect<B>(endpoint: &Endpoint) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let socket = timeout(endpoint.timeouts.connect, reach(endpoint)).await.map_err(|_| ConnectError::Timeout)??;
-    Ok(Box::new(Connection::open(socket, endpoint.max_header_size).await?))
+    timeout(endpoint.timeouts.connect, set_up(endpoint)).await.map_err(|_| ConnectError::Timeout)?
 }
 
-/// A socket on which HTTP can be spoken with `endpoint`: in secret if its URL says so, and never in clear text instead. How
-/// long that may take is the caller's to say.
+async fn set_up<B>(endpoint: &Endpoint) -> Result<Connected<B>, ConnectError>
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let socket = reach(endpoint, None).await?;
+    let (scheme, is_http2) = match &socket {
+        Socket::Tls(stream) => (uri::Scheme::HTTPS, stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2)),
+        Socket::Tcp(_) | Socket::Unix(_) => (uri::Scheme::HTTP, endpoint.protocol.is_certainly_http2()),
+    };
+    if is_http2 {
+        let connection = http2::Connection::open(socket, scheme, endpoint.max_header_size).await?;
+        return Ok(Connected::Http2(connection));
+    }
+    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, endpoint.max_header_size).await?)))
+}
+
+/// A socket on which HTTP can be spoken with `endpoint`: in secret if its URL says so, and never in clear text instead. What
+/// is spoken inside is agreed on there, unless it has to be `only` that. How long all of it may take is the caller's to say.
 ///
 /// # Errors
 /// When the endpoint does not take the connection, or cannot be trusted.
-pub async fn reach(endpoint: &Endpoint) -> Result<Socket, ConnectError> {
+pub async fn reach(endpoint: &Endpoint, only: Option<&[u8]>) -> Result<Socket, ConnectError> {
     let socket = Socket::connect(&endpoint.address.address).await?;
     match (endpoint.address.scheme, &endpoint.tls) {
         (Scheme::Http, _) => Ok(socket),
-        (Scheme::Https, Some(tls)) => Ok(Box::pin(socket.secured(tls)).await.map_err(untrusted)?),
+        (Scheme::Https, Some(tls)) => Ok(Box::pin(socket.secured(tls, only)).await.map_err(untrusted)?),
         (Scheme::Https, None) => Err(ConnectError::Io(io::Error::other("nothing says whom to trust there"))),
     }
 }

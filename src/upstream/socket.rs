@@ -40,13 +40,16 @@ impl Socket {
         }
     }
 
-    /// The same in secret, with whoever `tls` says it has to be. How long that may take is the caller's to say.
+    /// The same in secret, with whoever `tls` says it has to be. What is spoken inside is `only` that, if given, and else what
+    /// `tls` offers. How long that may take is the caller's to say.
     ///
     /// # Errors
     /// The system's, or that of rustls inside.
-    pub async fn secured(self, tls: &tls::Client) -> io::Result<Self> {
+    pub async fn secured(self, tls: &tls::Client, only: Option<&[u8]>) -> io::Result<Self> {
         let connector = TlsConnector::from(Arc::clone(&tls.config));
-        Ok(Self::Tls(Box::new(connector.connect(tls.name(), self).await?)))
+        let protocols = only.map_or_else(|| tls.config.alpn_protocols.clone(), |only| vec![only.to_owned()]);
+        let secured = connector.with_alpn(protocols).connect(tls.name(), self).await?;
+        Ok(Self::Tls(Box::new(secured)))
     }
 }
 

@@ -8,7 +8,7 @@ use super::Checker;
 use crate::config::document::Place;
 use crate::config::error::Complaint;
 use crate::config::keyring::{self, Refused, name_of};
-use crate::config::{BackendTls, Endpoint, ListenerTls, Pair, Scheme, raw};
+use crate::config::{BackendTls, Endpoint, ListenerTls, Pair, Protocol, Scheme, raw};
 use crate::tls::{ClientAuth, Version};
 
 const PEM: &str = "a file in PEM such as tls.crt";
@@ -31,7 +31,7 @@ impl Checker<'_> {
             raw::TlsVersion::Tls13 => Version::Tls13,
         };
         let clients = clients.map_or(Some(None), |path| path.map(|path| Some((path, auth))))?;
-        let files = ListenerTls { pairs: pairs?, clients, min_version };
+        let files = ListenerTls { pairs: pairs?, clients, min_version, http2: raw.http2 };
         let added = self.keyring.add_server(&files, self.before);
         self.faults.take(place, added.map_err(|fault| keyring::complaint(&fault)))?;
         Some(files)
@@ -93,6 +93,7 @@ impl Checker<'_> {
         place: &Place,
         name: &str,
         raw: Option<&raw::BackendTls>,
+        protocol: Protocol,
         endpoints: &[Endpoint],
     ) -> Option<()> {
         let mut secure = endpoints.iter().filter(|endpoint| endpoint.scheme == Scheme::Https).peekable();
@@ -106,7 +107,7 @@ impl Checker<'_> {
             return Some(());
         }
         let nothing = raw::BackendTls::default();
-        let files = self.backend_files(&tls, raw.unwrap_or(&nothing))?;
+        let files = BackendTls { protocol, ..self.backend_files(&tls, raw.unwrap_or(&nothing))? };
         for endpoint in secure {
             if files.server_name.is_none() && name_of(endpoint).is_none() {
                 let complaint = Complaint::new("the host of this URL is no name that a certificate can be for");
@@ -136,6 +137,7 @@ impl Checker<'_> {
             ca: ca.map_or(Some(None), |ca| ca.map(Some))?,
             server_name: name.map_or(Some(None), |name| name.map(Some))?,
             pair: pair.map_or(Some(None), |pair| pair.map(Some))?,
+            protocol: Protocol::default(),
         })
     }
 

@@ -25,6 +25,8 @@ pub(in crate::config) struct ListenerTls {
     pub(in crate::config) client_auth: ClientAuth,
     /// The oldest version that is spoken.
     pub(in crate::config) min_version: TlsVersion,
+    /// Whether HTTP/2 is offered, beside HTTP/1.1.
+    pub(in crate::config) http2: bool,
 }
 
 impl Default for ListenerTls {
@@ -36,6 +38,7 @@ impl Default for ListenerTls {
             client_ca: None,
             client_auth: ClientAuth::Required,
             min_version: TlsVersion::Tls12,
+            http2: true,
         }
     }
 }
