@@ -51,12 +51,15 @@ impl fmt::Display for Warmed {
 /// # Errors
 /// Which endpoints are not fit, and what they said, in a sentence. That connections could not be opened ahead is no error.
 pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, String> {
+    if backend.endpoints.is_empty() {
+        return Err(format!("backend {} is not fit to serve: none of its names has an address", backend.name));
+    }
     let mut looks = JoinSet::new();
     for endpoint in backend.endpoints.iter().cloned() {
         let health = backend.health.clone();
         looks.spawn(async move {
             let found = ask(&endpoint, health.as_ref()).await;
-            found.map_err(|said| format!("{} {said}", endpoint.address.address))
+            found.map_err(|said| format!("{} {said}", endpoint.at))
         });
     }
     let found = looks.join_all().await;

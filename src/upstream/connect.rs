@@ -65,7 +65,7 @@ fn is_own_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Connects to `endpoint` within its connect timeout. Names are resolved anew each time, off the worker's thread.
+/// Connects to `endpoint` within its connect timeout.
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
@@ -102,7 +102,7 @@ where
 /// # Errors
 /// When the endpoint does not take the connection, or cannot be trusted.
 pub async fn reach(endpoint: &Endpoint, only: Option<&[u8]>) -> Result<Socket, ConnectError> {
-    let socket = Socket::connect(&endpoint.address.address).await?;
+    let socket = Socket::connect(&endpoint.at).await?;
     match (endpoint.address.scheme, &endpoint.tls) {
         (Scheme::Http, _) => Ok(socket),
         (Scheme::Https, Some(tls)) => Ok(Box::pin(socket.secured(tls, only)).await.map_err(untrusted)?),

@@ -10,7 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::Address;
+use crate::snapshot::At;
 use crate::tls;
 
 /// A connected stream of bytes.
@@ -25,18 +25,18 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Connects to `address`. How long that may take is the caller's to say.
+    /// Connects to `at`. How long that may take is the caller's to say.
     ///
     /// # Errors
     /// The system's.
-    pub async fn connect(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+    pub async fn connect(at: &At) -> io::Result<Self> {
+        match at {
+            At::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 Ok(Self::Tcp(stream))
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            At::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
         }
     }
 
