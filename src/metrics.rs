@@ -8,6 +8,7 @@ mod histogram;
 pub mod process;
 pub mod shield;
 pub mod tally;
+pub mod tls;
 mod webhook;
 pub mod window;
 
@@ -16,7 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, render};
+pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, TlsGauges, render};
 pub use histogram::{Distribution, Histogram};
 pub use webhook::{Delivery, WebhookMeters};
 
@@ -25,6 +26,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use self::shield::ShieldMeter;
 use self::tally::Tallies;
+use self::tls::TlsMeters;
 use crate::policy::decision::{Reason, Side};
 pub use crate::policy::outcome::Failure;
 use crate::policy::rollout::Cause;
@@ -412,6 +414,8 @@ pub struct Registry {
     webhooks: Mutex<BTreeMap<String, Arc<WebhookMeters>>>,
     /// Connections from clients, a counter pair a worker.
     pub connections: Box<[ConnectionMeters]>,
+    /// TLS with clients, by worker.
+    pub tls: Box<[TlsMeters]>,
     log_dropped: Option<ErrorCounter>,
     /// Failed `accept` calls.
     pub accept_errors: AtomicU64,
@@ -453,6 +457,7 @@ impl Registry {
             alarm: Notify::new(),
             webhooks: Mutex::default(),
             connections: (0..workers).map(|_| ConnectionMeters::default()).collect(),
+            tls: (0..workers).map(|_| TlsMeters::default()).collect(),
             log_dropped: None,
             accept_errors: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),

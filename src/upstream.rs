@@ -13,7 +13,7 @@ mod pool;
 mod socket;
 
 pub use channel::{Answered, Channel, Fault, SendError, Sending};
-pub use connect::ConnectError;
+pub use connect::{ConnectError, reach};
 pub use incoming::{BrokenOff, Incoming};
 pub use pool::Pool;
 pub use socket::Socket;

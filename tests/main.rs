@@ -30,6 +30,7 @@ mod rollback;
 mod routing;
 mod shield;
 mod support;
+mod tls;
 mod upstream_faults;
 mod verdicts;
 mod webhooks;

@@ -11,6 +11,7 @@ pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod relay;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

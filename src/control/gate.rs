@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use crate::config::Health;
 use crate::proxy::worker::{Errand, Errands, Warming};
 use crate::snapshot::{Backend, Endpoint};
-use crate::upstream::Socket;
+use crate::tls;
+use crate::upstream::{ConnectError, reach};
 
 /// Connections that each worker opens to each endpoint, if that is not more than [`AT_MOST`] together.
 const EACH: usize = 2;
@@ -74,9 +75,9 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
-        let connected = timeout(connect, Socket::connect(&endpoint.at)).await;
-        let connected = connected.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
-        return connected.map(drop).map_err(|error| format!("takes no connection: {error}"));
+        let reached = timeout(connect, reach(endpoint, Some(tls::HTTP_1))).await;
+        let reached = reached.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
+        return reached.map(drop).map_err(|error| unreached(&error));
     };
     let answered = timeout(health.timeout, get(endpoint, &health.path)).await;
     let status =
@@ -87,14 +88,22 @@ async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String>
     }
 }
 
+fn unreached(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Io(error) | ConnectError::OwnLimit(error) => format!("takes no connection: {error}"),
+        ConnectError::Certificate(error) => format!("cannot be trusted: {error}"),
+        ConnectError::Tls(error) => format!("speaks no TLS with us: {error}"),
+        error => error.to_string(),
+    }
+}
+
 fn seconds(time: Duration) -> String {
     format!("{} s", time.as_secs_f64())
 }
 
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let connected = Socket::connect(&endpoint.at).await;
-    let stream = connected.map_err(|error| format!("takes no connection: {error}"))?;
+    let stream = reach(endpoint, Some(tls::HTTP_1)).await.map_err(|error| unreached(&error))?;
     let no_http = |error: hyper::Error| format!("does not answer GET {path}: {error}");
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(no_http)?;
     let request = Request::get(path)

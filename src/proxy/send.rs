@@ -130,6 +130,8 @@ async fn obtain(attempt: Attempt<'_>) -> Result<(Channel<RequestBody>, Rc<Pool>)
         match pool.connect().await {
             Ok(channel) => return Ok((channel, Rc::clone(pool))),
             Err(ConnectError::Timeout) => failure = Failure::ConnectTimeout,
+            Err(ConnectError::Certificate(_)) => failure = Failure::Certificate,
+            Err(ConnectError::Tls(_)) => failure = Failure::Tls,
             Err(ConnectError::OwnLimit(_)) => is_ours = true,
             Err(_) => failure = Failure::Connect,
         }
@@ -251,6 +253,10 @@ fn of_backend(failure: Failure) -> Refusal {
         Failure::ConnectTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "The backend took no connection in time.")
         }
+        Failure::Certificate => {
+            (StatusCode::BAD_GATEWAY, "tls_certificate_error", "The backend's certificate is not trusted.")
+        }
+        Failure::Tls => (StatusCode::BAD_GATEWAY, "tls_protocol_error", "The backend speaks no TLS with us."),
         Failure::ResponseTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
         }

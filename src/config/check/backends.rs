@@ -31,30 +31,34 @@ impl Checker<'_> {
         for (name, backend) in raw {
             let place = Place::default().key("backends").key(name);
             self.faults.take(&place.as_key(), value::name(name));
-            checked.extend(self.backend(&place, backend, listeners).map(|backend| (name.clone(), backend)));
+            checked.extend(self.backend(&place, name, backend, listeners).map(|backend| (name.clone(), backend)));
         }
         for (place, name, url) in rollouts.iter().flat_map(WrittenRollout::inline_backends) {
             let endpoint = self.faults.take(&place, endpoint(url, self.folder, listeners));
             if !names.insert(name.clone()) {
                 let taken = Complaint::new(format!("this URL would become the backend `{name}`, which exists already"));
-                self.faults.add(place, taken.help("give the backend another name"));
+                self.faults.add(place.clone(), taken.help("give the backend another name"));
             }
-            checked.extend(endpoint.map(|endpoint| (name, self.inline_backend(endpoint))));
+            let Some(endpoint) = endpoint else { continue };
+            self.backend_tls(&place, &name, None, Protocol::default(), std::slice::from_ref(&endpoint));
+            checked.insert(name, self.inline_backend(endpoint));
         }
         Backends { checked, names }
     }
 
-    fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
+    fn backend(&mut self, place: &Place, name: &str, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
         let timeouts = self.backend_timeouts(&place.key("timeouts"), &raw.timeouts);
         let health = raw.health.as_ref().map(|raw| self.health(&place.key("health"), raw));
         let wanted = "a list of URLs such as [http://127.0.0.1:9001]";
         let written = self.required(place, "endpoints", raw.endpoints.as_ref(), wanted)?;
+        let own = place;
         let place = place.key("endpoints");
         if written.is_empty() {
             self.faults.add(place.clone(), Complaint::new("a backend needs at least one endpoint").allowed(wanted));
         }
         let folder = self.folder;
         let endpoints = self.faults.take_all(&place, written, |url| endpoint(url, folder, listeners));
+        self.backend_tls(own, name, raw.tls.as_ref(), protocol(raw.protocol), &endpoints);
         Some(Backend {
             endpoints,
             timeouts: timeouts?,
