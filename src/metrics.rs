@@ -129,6 +129,7 @@ impl Why {
         Self::Decided(Reason::Rule),
         Self::Decided(Reason::Bucket),
         Self::Decided(Reason::MissingKey),
+        Self::Decided(Reason::Fallback),
         Self::Backend,
         Self::Unrouted,
         Self::Refused,
