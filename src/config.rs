@@ -6,6 +6,7 @@
 mod check;
 mod de;
 mod document;
+mod endpoint;
 mod error;
 mod fault;
 mod file;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::document::{Document, Format, Place};
+pub use self::endpoint::{Address, Endpoint, Scheme};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
 pub use self::url::{NotUrl, Url, origin};
@@ -41,13 +43,13 @@ use crate::policy::balance::Balance;
 use crate::policy::bucket::{Hash, Percent};
 use crate::policy::decision::{Fallback, OnMissing, Rule};
 use crate::policy::guard;
-use crate::policy::{ejection, health};
 use crate::policy::network::Network;
 use crate::policy::outcome::Failures;
 use crate::policy::query::Condition;
 use crate::policy::rollout::{self, Action, Plan, State, Strategy};
 use crate::policy::route::Match;
 use crate::policy::schedule::Schedule;
+use crate::policy::{ejection, health};
 
 /// The largest config that is read.
 const LARGEST: u64 = 1 << 20;
@@ -354,15 +356,6 @@ pub struct Retries {
     pub attempts: usize,
     /// What each request puts into the [budget](crate::policy::budget::Budget); above 0. Default 20 %.
     pub budget: Percent,
-}
-
-/// One address of a backend, from `http://HOST[:PORT]`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Endpoint {
-    /// A name or an address; an IPv6 address without its brackets.
-    pub host: String,
-    /// The port; 80 unless given.
-    pub port: u16,
 }
 
 /// How long a backend may take.

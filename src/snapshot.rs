@@ -245,6 +245,8 @@ pub struct Backend {
     pub name: String,
     /// Its endpoints; at least one.
     pub endpoints: Vec<Endpoint>,
+    /// Its host, for a request that names none.
+    pub host: HeaderValue,
     /// How its endpoints are asked whether they are fit to serve.
     pub health: Option<config::Health>,
 }
@@ -257,14 +259,6 @@ impl Backend {
             .iter()
             .map(|endpoint| &endpoint.address)
             .eq(other.endpoints.iter().map(|endpoint| &endpoint.address))
-    }
-
-    /// Its host as a header value, for a request that names none.
-    #[must_use]
-    pub fn host(&self) -> HeaderValue {
-        let address = &self.endpoints[0].address;
-        let host = format!("{}:{}", address.host, address.port);
-        HeaderValue::from_str(&host).expect("a checked endpoint has a host of visible ASCII")
     }
 }
 
@@ -475,6 +469,8 @@ fn backend(name: &str, written: &config::Backend, max_header_size: usize) -> Bac
     Backend {
         name: name.to_owned(),
         endpoints: written.endpoints.iter().map(endpoint).collect(),
+        host: HeaderValue::from_str(&written.endpoints[0].authority())
+            .expect("a checked endpoint has a host of visible ASCII"),
         health: written.health.clone(),
     }
 }

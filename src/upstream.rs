@@ -6,7 +6,9 @@
 mod connect;
 mod connection;
 mod pool;
+mod socket;
 
 pub use connect::{ConnectError, connect};
 pub use connection::{Connection, Sent};
 pub use pool::Pool;
+pub use socket::Socket;

@@ -18,6 +18,7 @@ mod guard;
 mod hold;
 mod hostile;
 mod kill;
+mod listeners;
 mod maintenance;
 mod process;
 mod queries;

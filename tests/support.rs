@@ -7,6 +7,7 @@ pub mod plane;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
+pub mod relay;
 
 use std::time::{Duration, Instant};
 

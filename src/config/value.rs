@@ -6,9 +6,10 @@ use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::endpoint::split_port;
 use super::error::Complaint;
 use super::raw::{self, Scalar};
-use super::{Endpoint, KeySource, NotUrl, Url};
+use super::{KeySource, NotUrl, Url};
 use crate::policy::bucket::Percent;
 use crate::policy::network::Network;
 use crate::policy::ramp::StepHold;
@@ -237,43 +238,6 @@ pub(super) fn network(text: &str) -> Checked<Network> {
         Complaint::new("this is not a network")
             .allowed("an address or a network, such as 192.0.2.7, 10.0.0.0/8 or fd00::/8")
     })
-}
-
-/// An address of a backend: `http://HOST[:PORT]`.
-pub(super) fn endpoint(url: &str) -> Checked<Endpoint> {
-    let complaint = |message: &str| Complaint::new(message).allowed("http://HOST or http://HOST:PORT");
-    if url.starts_with("https://") {
-        return Err(complaint("TLS to backends is not supported yet"));
-    }
-    let authority = url.strip_prefix("http://").ok_or_else(|| complaint("this URL does not begin with http://"))?;
-    let authority = authority.strip_suffix('/').unwrap_or(authority);
-    if authority.contains('@') {
-        return Err(complaint("a backend's URL holds no user or password"));
-    }
-    if authority.contains(['/', '?', '#', '\\']) {
-        return Err(complaint("a backend's URL holds no path or query").help("the request's own path is passed on"));
-    }
-    let (host, port) = split_port(authority).ok_or_else(|| complaint("this URL has no valid host"))?;
-    let port = match port {
-        None => 80,
-        Some(port) => {
-            port.parse().ok().filter(|port| *port != 0).ok_or_else(|| complaint("this URL has no valid port"))?
-        }
-    };
-    Ok(Endpoint { host: host.to_ascii_lowercase(), port })
-}
-
-fn split_port(authority: &str) -> Option<(&str, Option<&str>)> {
-    if let Some(rest) = authority.strip_prefix('[') {
-        let (host, after) = rest.split_once(']')?;
-        host.parse::<std::net::Ipv6Addr>().ok()?;
-        return if after.is_empty() { Some((host, None)) } else { Some((host, Some(after.strip_prefix(':')?))) };
-    }
-    let (host, port) = match authority.split_once(':') {
-        Some((host, port)) => (host, Some(port)),
-        None => (authority, None),
-    };
-    is_host(host).then_some((host, port))
 }
 
 /// The URL of something that is asked or told over http or https, which may have a path, and a user and a password.

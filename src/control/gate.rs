@@ -11,7 +11,6 @@ use http::{Request, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -19,6 +18,7 @@ use tokio::time::timeout;
 use crate::config::Health;
 use crate::proxy::worker::{Errand, Errands, Warming};
 use crate::snapshot::{Backend, Endpoint};
+use crate::upstream::Socket;
 
 /// Connections that each worker opens to each endpoint, if that is not more than [`AT_MOST`] together.
 const EACH: usize = 2;
@@ -55,7 +55,7 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
         let health = backend.health.clone();
         looks.spawn(async move {
             let found = ask(&endpoint, health.as_ref()).await;
-            found.map_err(|said| format!("{}:{} {said}", endpoint.address.host, endpoint.address.port))
+            found.map_err(|said| format!("{} {said}", endpoint.address.address))
         });
     }
     let found = looks.join_all().await;
@@ -71,7 +71,7 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
-        let connected = timeout(connect, TcpStream::connect(address(endpoint))).await;
+        let connected = timeout(connect, Socket::connect(&endpoint.address.address)).await;
         let connected = connected.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
         return connected.map(drop).map_err(|error| format!("takes no connection: {error}"));
     };
@@ -84,22 +84,18 @@ async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String>
     }
 }
 
-fn address(endpoint: &Endpoint) -> (&str, u16) {
-    (endpoint.address.host.as_str(), endpoint.address.port)
-}
-
 fn seconds(time: Duration) -> String {
     format!("{} s", time.as_secs_f64())
 }
 
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let stream =
-        TcpStream::connect(address(endpoint)).await.map_err(|error| format!("takes no connection: {error}"))?;
+    let connected = Socket::connect(&endpoint.address.address).await;
+    let stream = connected.map_err(|error| format!("takes no connection: {error}"))?;
     let no_http = |error: hyper::Error| format!("does not answer GET {path}: {error}");
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(no_http)?;
     let request = Request::get(path)
-        .header(HOST, format!("{}:{}", endpoint.address.host, endpoint.address.port))
+        .header(HOST, endpoint.address.authority())
         .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())

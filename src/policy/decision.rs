@@ -67,15 +67,8 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in the order of the road; the one that is no gate of it comes last.
-    pub const ALL: [Self; 7] = [
-        Self::Rollback,
-        Self::Drain,
-        Self::Force,
-        Self::Rule,
-        Self::Bucket,
-        Self::MissingKey,
-        Self::Fallback,
-    ];
+    pub const ALL: [Self; 7] =
+        [Self::Rollback, Self::Drain, Self::Force, Self::Rule, Self::Bucket, Self::MissingKey, Self::Fallback];
 
     /// The name in headers, metrics and logs.
     #[must_use]

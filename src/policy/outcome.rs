@@ -183,7 +183,11 @@ mod tests {
     fn a_stale_connection_and_our_own_limits_are_not_the_sides_fault() {
         for failure in Failure::ALL {
             let is_ours = failure.outcome() == Outcome::Ours;
-            assert_eq!(is_ours, matches!(failure, Failure::Stale | Failure::OwnLimit | Failure::BackendLimit), "{failure:?}");
+            assert_eq!(
+                is_ours,
+                matches!(failure, Failure::Stale | Failure::OwnLimit | Failure::BackendLimit),
+                "{failure:?}"
+            );
         }
     }
 }

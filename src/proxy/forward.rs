@@ -222,7 +222,7 @@ fn rewrite_request(parts: &mut Parts, survey: Survey, asked: Asked, way: &Way, r
     let rollout = way.decided.map(|(at, decision)| (&snapshot.rollouts[at], decision));
     parts.version = Version::HTTP_11;
     parts.headers.reserve(ADDED_HEADERS);
-    set_target_and_host(parts, survey, || snapshot.backends[way.backend].host());
+    set_target_and_host(parts, survey, || snapshot.backends[way.backend].host.clone());
     headers::strip_request(&mut parts.headers, survey, trusted);
     if let Some((rollout, _)) = rollout {
         deciding_headers(rollout).for_each(|name| headers::strip_aliases_of(&mut parts.headers, name));

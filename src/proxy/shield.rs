@@ -82,7 +82,7 @@ impl Shield {
         let (backend, begun) = (rollout.backend(Side::Old), Instant::now());
         report.falls_back(class_of(&tried), rollout.seat(Side::Old), begun);
         report.client.watch.waits_anew();
-        let host = self.is_backends_host.then(|| view.snapshot.backends[backend].host());
+        let host = self.is_backends_host.then(|| view.snapshot.backends[backend].host.clone());
         let (mut request, upload) = self.once_more(tried);
         address_to_old(request.headers_mut(), host);
         let tried = send(report, Attempt { view: &view, backend, begun }, request, upload).await;

@@ -3,10 +3,10 @@
 use std::io::{self, ErrorKind};
 
 use hyper::body::Body;
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Connection;
+use super::{Connection, Socket};
+use crate::config::Scheme;
 use crate::snapshot::Endpoint;
 
 /// Why there is no connection. The backend's fault, but for [`ConnectError::OwnLimit`].
@@ -52,11 +52,12 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let address = (endpoint.address.host.as_str(), endpoint.address.port);
-    let stream =
-        timeout(endpoint.timeouts.connect, TcpStream::connect(address)).await.map_err(|_| ConnectError::Timeout)??;
-    stream.set_nodelay(true)?;
-    Ok(Box::new(Connection::open(stream, endpoint.max_header_size).await?))
+    if endpoint.address.scheme == Scheme::Https {
+        return Err(ConnectError::Io(io::Error::other("TLS to backends is not built in"))); // never in clear text instead
+    }
+    let connected = timeout(endpoint.timeouts.connect, Socket::connect(&endpoint.address.address)).await;
+    let socket = connected.map_err(|_| ConnectError::Timeout)??;
+    Ok(Box::new(Connection::open(socket, endpoint.max_header_size).await?))
 }
 
 #[cfg(test)]

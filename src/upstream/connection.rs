@@ -19,9 +19,10 @@ use hyper::client::conn::{TrySendError, http1};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
+
+use super::socket::Socket;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
@@ -31,7 +32,7 @@ const MAX_INTERIM: usize = 8;
 pub struct Connection<B: Body + 'static> {
     sender: http1::SendRequest<B>,
     /// Gone once the connection has ended: what it still holds, an unsent request above all, comes back by its drop.
-    driver: Option<http1::Connection<TokioIo<Socket>, B>>,
+    driver: Option<http1::Connection<TokioIo<SeenSocket>, B>>,
     seen: Rc<Seen>,
     nudge: Arc<Nudge>,
     nudge_waker: Waker,
@@ -55,9 +56,9 @@ where
     ///
     /// # Errors
     /// hyper's, if the connection cannot be set up.
-    pub async fn open(stream: TcpStream, max_header_size: usize) -> Result<Self, hyper::Error> {
+    pub async fn open(stream: Socket, max_header_size: usize) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
-        let io = TokioIo::new(Socket { stream, seen: Rc::clone(&seen) });
+        let io = TokioIo::new(SeenSocket { stream, seen: Rc::clone(&seen) });
         let (sender, driver) =
             http1::Builder::new().writev(false).max_header_size(max_header_size).handshake(io).await?;
         let nudge = Arc::new(Nudge::default());
@@ -164,7 +165,7 @@ where
 
 /// A connection that is driven by a task of its own.
 struct Detached<B: Body + 'static> {
-    driver: http1::Connection<TokioIo<Socket>, B>,
+    driver: http1::Connection<TokioIo<SeenSocket>, B>,
     seen: Rc<Seen>,
 }
 
@@ -303,21 +304,21 @@ const STATUS_AT: usize = "HTTP/1.1 ".len();
 
 /// The socket as hyper sees it: it wakes the task itself, and keeps an eye on what arrives before a response head.
 #[derive(Debug)]
-struct Socket {
-    stream: TcpStream,
+struct SeenSocket {
+    stream: Socket,
     seen: Rc<Seen>,
 }
 
-impl Socket {
+impl SeenSocket {
     /// Does `poll` on the stream with the task's own waker.
-    fn with_task<T>(&mut self, poll: impl FnOnce(Pin<&mut TcpStream>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    fn with_task<T>(&mut self, poll: impl FnOnce(Pin<&mut Socket>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let task = self.seen.task.borrow();
         let waker = task.as_ref().unwrap_or(Waker::noop());
         poll(Pin::new(&mut self.stream), &mut Context::from_waker(waker))
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for SeenSocket {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(self.with_task(|stream, cx| stream.poll_read(cx, buf)))?;
@@ -325,7 +326,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for SeenSocket {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.with_task(|stream, cx| stream.poll_write(cx, buf))
     }
@@ -343,7 +344,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // a TCP socket has no buffer of its own to flush
+        Poll::Ready(Ok(())) // a socket has no buffer of its own to flush
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

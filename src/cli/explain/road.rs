@@ -202,11 +202,7 @@ fn follow(
 }
 
 fn backend_step(backend: &Backend) -> BackendStep {
-    let url = |host: &str, port| match host.contains(':') {
-        true => format!("http://[{host}]:{port}"),
-        false => format!("http://{host}:{port}"),
-    };
-    let endpoints = backend.endpoints.iter().map(|endpoint| url(&endpoint.address.host, endpoint.address.port));
+    let endpoints = backend.endpoints.iter().map(|endpoint| endpoint.address.to_string());
     BackendStep { name: backend.name.clone(), endpoints: endpoints.collect() }
 }
 
@@ -319,7 +315,11 @@ fn guard_note(rollout: &Rollout, side: Side) -> Option<String> {
 /// Which endpoints are fit is known to a running process only.
 fn fallback_note(rollout: &Rollout, decision: Decision) -> Option<String> {
     let stands_in = fall_back(&rollout.split, decision).filter(|_| rollout.fallback == Fallback::OtherSide)?;
-    Some(format!("while no endpoint of {} is fit, {} answers: fallback", decision.side.as_str(), stands_in.side.as_str()))
+    Some(format!(
+        "while no endpoint of {} is fit, {} answers: fallback",
+        decision.side.as_str(),
+        stands_in.side.as_str()
+    ))
 }
 
 fn stand_in_note(reason: Reason, stand_in: &StandIn) -> Option<String> {

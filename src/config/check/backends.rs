@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::time::Duration;
 
 use super::Checker;
 use super::rollouts::WrittenRollout;
 use crate::config::document::Place;
+use crate::config::endpoint::{self, is_endpoint};
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-use crate::config::{Backend, BackendLimits, BackendTimeouts, Endpoint, Health, Retries, raw};
+use crate::config::{Address, Backend, BackendLimits, BackendTimeouts, Endpoint, Health, Retries, raw};
 use crate::policy::balance::Balance;
 use crate::policy::bucket::Percent;
 use crate::policy::decision::Side;
@@ -39,7 +41,7 @@ impl Checker<'_> {
             checked.extend(self.backend(&place, backend, listeners).map(|backend| (name.clone(), backend)));
         }
         for (place, name, url) in rollouts.iter().flat_map(WrittenRollout::inline_backends) {
-            let endpoint = self.faults.take(&place, endpoint(url, listeners));
+            let endpoint = self.faults.take(&place, endpoint(url, self.folder, listeners));
             if !names.insert(name.clone()) {
                 let taken = Complaint::new(format!("this URL would become the backend `{name}`, which exists already"));
                 self.faults.add(place, taken.help("give the backend another name"));
@@ -60,7 +62,8 @@ impl Checker<'_> {
         if written.is_empty() {
             self.faults.add(place.clone(), Complaint::new("a backend needs at least one endpoint").allowed(ENDPOINTS));
         }
-        self.faults.take_all(place, written, |url| endpoint(url, listeners))
+        let folder = self.folder;
+        self.faults.take_all(place, written, |url| endpoint(url, folder, listeners))
     }
 
     /// All but the endpoints.
@@ -140,7 +143,7 @@ impl<'a> WrittenRollout<'a> {
     fn inline_backends(&self) -> impl Iterator<Item = (Place, String, &'a str)> {
         Side::ALL.into_iter().filter_map(|side| {
             let (key, written) = self.raw.side(side);
-            let url = written.filter(|written| is_url(written))?;
+            let url = written.filter(|written| is_endpoint(written))?;
             Some((self.place.key(key), self.inline_name(key), url))
         })
     }
@@ -154,13 +157,13 @@ impl<'a> WrittenRollout<'a> {
     pub(super) fn backend_name(&self, side: Side) -> Option<String> {
         let (key, written) = self.raw.side(side);
         let written = written?;
-        Some(if is_url(written) { self.inline_name(key) } else { written.to_owned() })
+        Some(if is_endpoint(written) { self.inline_name(key) } else { written.to_owned() })
     }
 }
 
 /// An endpoint that is none of tidegate's own `listeners`.
-fn endpoint(url: &str, listeners: &[SocketAddr]) -> Checked<Endpoint> {
-    let endpoint = value::endpoint(url)?;
+fn endpoint(url: &str, folder: &Path, listeners: &[SocketAddr]) -> Checked<Endpoint> {
+    let endpoint = endpoint::endpoint(url, folder)?;
     match listeners.iter().any(|listener| leads_to(&endpoint, *listener)) {
         true => Err(Complaint::new("this is a listener of tidegate itself: a request would go round in circles")
             .help("give the address on which the backend listens")),
@@ -170,7 +173,8 @@ fn endpoint(url: &str, listeners: &[SocketAddr]) -> Checked<Endpoint> {
 
 /// Whether a connection to `endpoint` is one to `listener`, as far as can be told without asking the network.
 fn leads_to(endpoint: &Endpoint, listener: SocketAddr) -> bool {
-    let address = match endpoint.host.as_str() {
+    let Address::Tcp { host, port } = &endpoint.address else { return false };
+    let address = match host.as_str() {
         "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         host => host.parse().ok(),
     };
@@ -179,7 +183,7 @@ fn leads_to(endpoint: &Endpoint, listener: SocketAddr) -> bool {
         listener.ip().is_unspecified() && listener.is_ipv4() == address.is_ipv4() && address.is_loopback()
     };
     let ours = |address: IpAddr| address == listener.ip() || on_all(address);
-    endpoint.port == listener.port() && address.is_some_and(ours)
+    *port == listener.port() && address.is_some_and(ours)
 }
 
 /// Checks that come faster would be a load by themselves.
@@ -206,8 +210,4 @@ impl From<raw::Balance> for Balance {
             raw::Balance::RoundRobin => Self::RoundRobin,
         }
     }
-}
-
-fn is_url(written: &str) -> bool {
-    written.contains("://")
 }

@@ -10,7 +10,8 @@ use super::{Amount, Count, Duration, Percent};
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["endpoints"]))]
 pub(in crate::config) struct Backend {
-    /// At least one URL of the form `http://HOST[:PORT]`; the port is 80 unless given.
+    /// At least one of `http://HOST[:PORT]` (port 80 unless given), `https://HOST[:PORT]` (443) or `unix:/PATH`, the socket of
+    /// a server of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) endpoints: Option<Vec<String>>,
     /// How requests are spread over the endpoints.

@@ -95,17 +95,17 @@ error: `key` is missing: nothing says what makes a request sticky
 }
 
 #[test]
-fn tls_to_a_backend() {
+fn a_backend_of_another_kind() {
     let expected = "\
-error: TLS to backends is not supported yet
+error: this URL does not begin with http://, https:// or unix:
  --> tidegate.yaml:4:8 (rollout.new)
   |
-4 |   new: https://127.0.0.1:9002
-  |        ^^^^^^^^^^^^^^^^^^^^^^
-  = found: \"https://127.0.0.1:9002\"
-  = allowed: http://HOST or http://HOST:PORT
+4 |   new: grpc://127.0.0.1:9002
+  |        ^^^^^^^^^^^^^^^^^^^^^
+  = found: \"grpc://127.0.0.1:9002\"
+  = allowed: http://HOST[:PORT], https://HOST[:PORT] or unix:/PATH
 ";
-    assert_eq!(told("tidegate.yaml", &minimal("http://127.0.0.1:9002", "https://127.0.0.1:9002")), expected);
+    assert_eq!(told("tidegate.yaml", &minimal("http://127.0.0.1:9002", "grpc://127.0.0.1:9002")), expected);
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn the_smallest_config_is_enough() {
     assert_eq!(config.listeners, ["127.0.0.1:8080".parse().unwrap()]);
     assert_eq!(config.admin.address, AdminAddress::Tcp("127.0.0.1:9901".parse().unwrap()));
     assert_eq!((rollout.old.as_str(), rollout.new.as_str()), ("default-old", "default-new"));
-    assert_eq!(config.backends["default-new"].endpoints[0].port, 9002);
+    assert_eq!(config.backends["default-new"].endpoints[0].to_string(), "http://127.0.0.1:9002");
     assert_eq!(rollout.configured().hundredths(), 500);
     assert_eq!(rollout.key, [KeySource::Header("x-user-id".into())]);
     assert_eq!((rollout.hash, rollout.on_missing, rollout.salt.as_str()), (Hash::Modulo, OnMissing::Old, "default"));
@@ -34,7 +34,7 @@ fn the_example_says_what_it_shows() {
     assert_eq!(config.listeners.len(), 2);
     assert_eq!(config.state_dir, Some(PathBuf::from("/var/lib/tidegate")));
     assert_eq!(config.access_log, Some(AccessLog::Stdout));
-    assert_eq!(config.backends["ledger-v3"].endpoints[0].host, "ledger-v3.internal");
+    assert_eq!(config.backends["ledger-v3"].endpoints[0].to_string(), "http://ledger-v3.internal:8080");
     assert_eq!(config.backends["ledger-v2"].timeouts, config.backends["ledger-v3"].timeouts, "the defaults are shown");
     assert_eq!(ledger.key.len(), 3);
     assert_eq!(ledger.rules[0].side, Side::New);
@@ -187,7 +187,7 @@ fn variables_fill_values_and_nothing_else() {
     assert_eq!((rollout.configured().hundredths(), rollout.rollback, rollout.salt.as_str()), (2500, Some(true), "007"));
     assert_eq!(rollout.key, [KeySource::Query("${a}$x".into())]);
     let old = &config.backends["default-old"].endpoints[0];
-    assert_eq!((old.host.as_str(), old.port), ("10.0.0.7", 99));
+    assert_eq!(old.to_string(), "http://10.0.0.7:99");
 
     for (value, salt) in
         [("${EVIL}", "a\nrollback: true"), ("${EMPTY:-x}", "x"), ("${EMPTY}", ""), ("\"1${EMPTY}\"", "1")]

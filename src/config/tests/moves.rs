@@ -55,7 +55,7 @@ fn colours_need_no_key() {
     let shop = &config.rollouts["shop"];
     assert_eq!(shop.strategy, Strategy::BlueGreen { active: Color::Green });
     assert_eq!((shop.old.as_str(), shop.new.as_str()), ("v2", "shop-green"));
-    assert_eq!(config.backends["shop-green"].endpoints[0].port, 9002);
+    assert_eq!(config.backends["shop-green"].endpoints[0].to_string(), "http://127.0.0.1:9002");
     assert!(shop.key.is_empty());
     let keyed = yaml(&(SHOP.to_owned() + "    key: client_ip\n    on_missing: cookie\n")).unwrap();
     assert_eq!(keyed.rollouts["shop"].key.len(), 1);
