@@ -8,6 +8,7 @@ pub mod policy;
 pub mod telemetry;
 
 pub mod config;
+pub mod capacity;
 pub mod metrics;
 
 pub mod hold;
