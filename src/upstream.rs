@@ -4,11 +4,11 @@
 //! costs no wake-up between tasks and a connection ends with the request that dropped it.
 
 mod connect;
-mod connection;
+mod http1;
 mod pool;
 mod socket;
 
 pub use connect::{ConnectError, connect};
-pub use connection::{Connection, Sent};
+pub use http1::{Connection, Sent};
 pub use pool::Pool;
 pub use socket::Socket;

@@ -14,6 +14,7 @@ mod docs;
 mod drain;
 mod drain_side;
 mod faults;
+mod foreign;
 mod guard;
 mod hold;
 mod hostile;

@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod foreign;
 pub mod plane;
 pub mod process;
 pub mod prometheus;

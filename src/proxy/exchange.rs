@@ -22,28 +22,42 @@ use crate::policy::outcome::{Failures, Outcome};
 use crate::snapshot::{Guarded, Rollout, Snapshot};
 use crate::upstream::Connection;
 
-/// One client's connection, as its requests see it.
+/// Who a connection comes from, and how.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) ip: IpAddr,
+    /// The address as `x-forwarded-for` has it.
+    pub(super) forwarded_for: HeaderValue,
+    /// `http` or `https`, as `x-forwarded-proto` has it.
+    pub(super) scheme: HeaderValue,
+}
+
+impl Origin {
+    pub(super) fn of(peer: SocketAddr) -> Self {
+        let ip = peer.ip().to_canonical();
+        let forwarded_for = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
+        Self { ip, forwarded_for, scheme: HeaderValue::from_static("http") }
+    }
+}
+
+/// Whoever asks: a connection that carries one request at a time, or one of the streams of a connection.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) watch: Rc<Watch>,
-    pub(super) ip: IpAddr,
-    /// The address as `x-forwarded-for` has it.
-    pub(super) forwarded_for: HeaderValue,
+    pub(super) origin: Rc<Origin>,
 }
 
 impl Client {
-    pub(super) fn new(worker: Rc<Worker>, watch: Rc<Watch>, peer: SocketAddr) -> Self {
-        let ip = peer.ip().to_canonical();
-        let forwarded_for = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
-        Self { worker, watch, ip, forwarded_for }
+    pub(super) fn new(worker: Rc<Worker>, watch: Rc<Watch>, origin: Rc<Origin>) -> Self {
+        Self { worker, watch, origin }
     }
 
     /// The address of whoever asks, behind the proxies that `snapshot` trusts.
     pub(super) fn behind(&self, snapshot: &Snapshot, headers: &HeaderMap) -> IpAddr {
         match snapshot.trusted_proxies.is_empty() {
-            true => self.ip,
-            false => client_behind(&snapshot.trusted_proxies, self.ip, headers),
+            true => self.origin.ip,
+            false => client_behind(&snapshot.trusted_proxies, self.origin.ip, headers),
         }
     }
 }

@@ -12,7 +12,7 @@ use hyper::body::{Body as _, Incoming};
 use super::access_log::Entry;
 use super::body::{RequestBody, ResponseBody};
 use super::closed;
-use super::exchange::{Client, Report};
+use super::exchange::{Client, Origin, Report};
 use super::form::Form;
 use super::headers::{self, Survey};
 use super::inspect::inspect;
@@ -128,7 +128,7 @@ fn deciding_headers(rollout: &Rollout) -> impl Iterator<Item = &str> {
 
 fn note_for_the_log(report: &mut Report, request: &Request<Incoming>) {
     if report.client.worker.access_log().is_some() {
-        let entry = Entry::new(report.client.ip, request.method().as_str(), request.uri().path());
+        let entry = Entry::new(report.client.origin.ip, request.method().as_str(), request.uri().path());
         report.log_as(Box::new(entry));
     }
 }
@@ -211,14 +211,13 @@ fn through_rollout(report: &mut Report, snapshot: &Snapshot, head: Head<'_>, at:
 
 // -- what the backend sees
 
-const HTTP: HeaderValue = HeaderValue::from_static("http");
 /// Host, three `x-forwarded-*`, three `x-tidegate-*`, the id: room for all of them at once.
 const ADDED_HEADERS: usize = 8;
 
 fn rewrite_request(parts: &mut Parts, survey: Survey, asked: Asked, way: &Way, report: &Report) {
     let snapshot = &report.view.snapshot;
-    let peer = report.client.ip;
-    let trusted = snapshot.trusted_proxies.iter().any(|network| network.contains(peer));
+    let origin = &report.client.origin;
+    let trusted = snapshot.trusted_proxies.iter().any(|network| network.contains(origin.ip));
     let rollout = way.decided.map(|(at, decision)| (&snapshot.rollouts[at], decision));
     parts.version = Version::HTTP_11;
     parts.headers.reserve(ADDED_HEADERS);
@@ -228,7 +227,7 @@ fn rewrite_request(parts: &mut Parts, survey: Survey, asked: Asked, way: &Way, r
         deciding_headers(rollout).for_each(|name| headers::strip_aliases_of(&mut parts.headers, name));
     }
     let asked_host = if asked.host { parts.headers.get(HOST).cloned() } else { None };
-    add_forwarded(&mut parts.headers, &report.client.forwarded_for, asked_host, trusted);
+    add_forwarded(&mut parts.headers, origin, asked_host, trusted);
     if !survey.request_id {
         let id = hex_id(fastrand::u128(..));
         parts.headers.insert(headers::REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal is visible ASCII"));
@@ -253,7 +252,8 @@ fn set_target_and_host(parts: &mut Parts, survey: Survey, backend_host: impl FnO
     }
 }
 
-fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<HeaderValue>, trusted: bool) {
+fn add_forwarded(headers: &mut HeaderMap, origin: &Origin, host: Option<HeaderValue>, trusted: bool) {
+    let client = &origin.forwarded_for;
     if trusted {
         let hops = headers.get_all(headers::FORWARDED_FOR).iter().chain([client]);
         let hops: Vec<&[u8]> = hops.map(HeaderValue::as_bytes).collect();
@@ -262,7 +262,7 @@ fn add_forwarded(headers: &mut HeaderMap, client: &HeaderValue, host: Option<Hea
     } else {
         headers.insert(headers::FORWARDED_FOR, client.clone());
     }
-    headers.entry(headers::FORWARDED_PROTO).or_insert(HTTP);
+    headers.entry(headers::FORWARDED_PROTO).or_insert_with(|| origin.scheme.clone());
     if let Some(host) = host {
         headers.entry(headers::FORWARDED_HOST).or_insert(host);
     }

@@ -22,6 +22,7 @@ use super::access_log::AccessLog;
 use super::body::RequestBody;
 use super::connection;
 use super::exchange::address_of;
+use super::socket::Socket;
 use super::watch::Watch;
 use crate::metrics::{ConnectionMeters, Registry};
 use crate::policy::decision::Side;
@@ -317,7 +318,7 @@ impl Worker {
         let place = Place { worker: Rc::clone(self), id };
         // Without tokio's budget: the connection yields by itself after 16 rounds of reading and writing, and what it
         // polls with other wakers than its own must not be told to wait for a wake-up.
-        spawn_local(unconstrained(connection::serve(stream, arrival.peer, watch, place)));
+        spawn_local(unconstrained(connection::serve(Socket::Tcp(stream), arrival.peer, watch, place)));
     }
 
     async fn sweep(&self) {

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
@@ -15,7 +15,7 @@ use serde_json::Value;
 use tidegate::app::Signal;
 
 use crate::support::backend::ok;
-use crate::support::{Backend, Client, Tidegate, eventually};
+use crate::support::{Backend, Client, Tidegate, eventually, foreign};
 
 /// Conversations with one tidegate at a time, so that they share workers, pools and backend connections.
 const AT_ONCE: usize = 8;
@@ -399,19 +399,13 @@ struct Seen {
 
 impl Parsers {
     fn start() -> Self {
-        const NEEDED: &str = "this test needs h11 and httptools: apt-get install python3-h11 python3-httptools";
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/hostile/parsers.py");
-        let mut child = Command::new("/usr/bin/python3")
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|error| panic!("{NEEDED} (no /usr/bin/python3: {error})"));
+        let mut child =
+            foreign::python("parsers.py", &[]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let input = child.stdin.take().expect("it is piped");
         let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut versions = String::new();
         output.read_line(&mut versions).unwrap();
-        assert!(versions.contains("httptools"), "{NEEDED}");
+        assert!(versions.contains("httptools"), "the parsers are there");
         Self { child, input, output }
     }
 

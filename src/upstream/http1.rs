@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 
-use super::socket::Socket;
+use super::Socket;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
@@ -32,7 +32,7 @@ const MAX_INTERIM: usize = 8;
 pub struct Connection<B: Body + 'static> {
     sender: http1::SendRequest<B>,
     /// Gone once the connection has ended: what it still holds, an unsent request above all, comes back by its drop.
-    driver: Option<http1::Connection<TokioIo<SeenSocket>, B>>,
+    driver: Option<http1::Connection<TokioIo<Io>, B>>,
     seen: Rc<Seen>,
     nudge: Arc<Nudge>,
     nudge_waker: Waker,
@@ -56,9 +56,9 @@ where
     ///
     /// # Errors
     /// hyper's, if the connection cannot be set up.
-    pub async fn open(stream: Socket, max_header_size: usize) -> Result<Self, hyper::Error> {
+    pub async fn open(socket: Socket, max_header_size: usize) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
-        let io = TokioIo::new(SeenSocket { stream, seen: Rc::clone(&seen) });
+        let io = TokioIo::new(Io { socket, seen: Rc::clone(&seen) });
         let (sender, driver) =
             http1::Builder::new().writev(false).max_header_size(max_header_size).handshake(io).await?;
         let nudge = Arc::new(Nudge::default());
@@ -165,7 +165,7 @@ where
 
 /// A connection that is driven by a task of its own.
 struct Detached<B: Body + 'static> {
-    driver: http1::Connection<TokioIo<SeenSocket>, B>,
+    driver: http1::Connection<TokioIo<Io>, B>,
     seen: Rc<Seen>,
 }
 
@@ -304,31 +304,31 @@ const STATUS_AT: usize = "HTTP/1.1 ".len();
 
 /// The socket as hyper sees it: it wakes the task itself, and keeps an eye on what arrives before a response head.
 #[derive(Debug)]
-struct SeenSocket {
-    stream: Socket,
+struct Io {
+    socket: Socket,
     seen: Rc<Seen>,
 }
 
-impl SeenSocket {
-    /// Does `poll` on the stream with the task's own waker.
+impl Io {
+    /// Does `poll` on the socket with the task's own waker.
     fn with_task<T>(&mut self, poll: impl FnOnce(Pin<&mut Socket>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let task = self.seen.task.borrow();
         let waker = task.as_ref().unwrap_or(Waker::noop());
-        poll(Pin::new(&mut self.stream), &mut Context::from_waker(waker))
+        poll(Pin::new(&mut self.socket), &mut Context::from_waker(waker))
     }
 }
 
-impl AsyncRead for SeenSocket {
+impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(self.with_task(|stream, cx| stream.poll_read(cx, buf)))?;
+        ready!(self.with_task(|socket, cx| socket.poll_read(cx, buf)))?;
         Poll::Ready(self.seen.check(&buf.filled()[before..]))
     }
 }
 
-impl AsyncWrite for SeenSocket {
+impl AsyncWrite for Io {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.with_task(|stream, cx| stream.poll_write(cx, buf))
+        self.with_task(|socket, cx| socket.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -336,15 +336,15 @@ impl AsyncWrite for SeenSocket {
         _: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.with_task(|stream, cx| stream.poll_write_vectored(cx, bufs))
+        self.with_task(|socket, cx| socket.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        self.socket.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // a socket has no buffer of its own to flush
+        Poll::Ready(Ok(())) // a TCP socket has no buffer of its own to flush
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

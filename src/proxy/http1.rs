@@ -1,0 +1,294 @@
+//! A client's connection that speaks HTTP/1.
+//!
+//! While nothing is to be read it is only a socket and a timer (*dormant*); hyper and its buffers come with the first byte
+//! and go when the client has been quiet for a moment. So ten thousand idle connections cost what their sockets cost.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::StatusCode;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Instant, timeout};
+
+use super::exchange::{Client, Report};
+use super::forward::handle;
+use super::respond;
+use super::socket::{Socket, Wire};
+use super::watch::{Stage, Wait, Watch};
+use crate::config::Limits;
+use crate::metrics::Class;
+
+/// How long a connection that we close stays open for the client to read our last answer (nginx: lingering close).
+const LINGER: Duration = Duration::from_secs(2);
+
+/// hyper's own limit on header fields. Told the same number, it would make room for them anew for each request.
+const HYPER_MAX_FIELDS: usize = 100;
+
+/// Serves requests until either side has enough.
+pub(super) async fn serve(mut wire: Wire, client: &Rc<Client>) {
+    let watch = &client.watch;
+    let mut patience = watch.timeouts.header;
+    loop {
+        if !wait_for_request(&wire, watch, patience).await {
+            return;
+        }
+        wire = match exchange(wire, client).await {
+            Next::Dormant(wire) => wire,
+            Next::End => return,
+        };
+        patience = watch.idle_deadline().saturating_duration_since(Instant::now());
+    }
+}
+
+/// Waits for the first byte of a request; false if there will not be one.
+async fn wait_for_request(wire: &Wire, watch: &Watch, patience: Duration) -> bool {
+    if !wire.unread.is_empty() {
+        return true;
+    }
+    watch.wait_until(Wait::Request, Instant::now() + patience);
+    std::future::poll_fn(|cx| {
+        if let Poll::Ready(readable) = wire.socket.poll_read_ready(cx) {
+            return Poll::Ready(readable.is_ok()); // also while draining: who has asked is answered
+        }
+        if watch.is_draining() {
+            return Poll::Ready(false);
+        }
+        watch.poll_deadline(cx).map(|_| false)
+    })
+    .await
+}
+
+enum Next {
+    Dormant(Wire),
+    End,
+}
+
+/// How hyper's part of a connection ended.
+enum Finish {
+    /// In order: closed by one side after a whole number of messages.
+    Closed,
+    /// What came was no request that hyper would read.
+    Unreadable(StatusCode),
+    /// A request head did not come to an end in time.
+    TooSlow,
+    /// In the middle of an answer.
+    Broken,
+}
+
+/// Lets hyper serve requests until the connection ends or falls asleep.
+async fn exchange(wire: Wire, client: &Rc<Client>) -> Next {
+    let watch = &client.watch;
+    let view = client.worker.view();
+    let io = ClientIo { wire, watch: Rc::clone(watch), verdict: None };
+    let service = service_fn({
+        let client = Rc::clone(client);
+        move |request| handle(Rc::clone(&client), request)
+    });
+    let mut hyper = Box::new(server(&view.snapshot.limits).serve_connection(TokioIo::new(io), service));
+    drop(view);
+    let mut asked_to_close = false;
+    let mut asleep = false;
+    watch.begins();
+    let ended = std::future::poll_fn(|cx| {
+        watch.turn_begins();
+        loop {
+            if let Poll::Ready(result) = Pin::new(&mut *hyper).poll(cx) {
+                return Poll::Ready(result.map_err(Failed::Hyper));
+            }
+            watch.settle();
+            if watch.is_cut_off() {
+                return Poll::Ready(Err(Failed::CutOff));
+            }
+            if watch.is_draining() && !asked_to_close {
+                asked_to_close = true;
+                Pin::new(&mut *hyper).graceful_shutdown();
+                continue;
+            }
+            match ready!(watch.poll_deadline(cx)) {
+                Wait::Request => {
+                    asleep = true;
+                    return Poll::Ready(Ok(()));
+                }
+                Wait::Head => return Poll::Ready(Err(Failed::TooSlow)),
+                Wait::Reader => return Poll::Ready(Err(Failed::Stalled)),
+                wait => watch.expire(wait),
+            }
+        }
+    })
+    .await;
+    let broken = matches!(watch.stage(), Stage::Busy | Stage::Held | Stage::Flushing);
+    let parts = hyper.into_parts();
+    let ClientIo { mut wire, verdict, .. } = parts.io.into_inner();
+    wire.unread = join(parts.read_buf, wire.unread);
+    if asleep {
+        return Next::Dormant(wire);
+    }
+    let finish = match ended {
+        Ok(()) => Finish::Closed,
+        Err(Failed::TooSlow) => Finish::TooSlow,
+        Err(_) if broken => Finish::Broken,
+        Err(Failed::Hyper(error)) if error.is_parse() => Finish::Unreadable(judge(verdict, &wire.unread, client)),
+        Err(_) => Finish::Closed,
+    };
+    finish_off(wire.socket, client, finish).await;
+    Next::End
+}
+
+enum Failed {
+    Hyper(hyper::Error),
+    TooSlow,
+    Stalled,
+    CutOff,
+}
+
+fn server(limits: &Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .writev(false) // one copy of a small body costs less than a vectored write, and a large one hardly more
+        .max_header_size(limits.max_header_size)
+        .max_buf_size(limits.max_header_size.max(64 * 1024) + limits.max_target);
+    if limits.max_header_fields != HYPER_MAX_FIELDS {
+        builder.max_headers(limits.max_header_fields);
+    }
+    builder
+}
+
+fn join(first: Bytes, second: Bytes) -> Bytes {
+    match (first.is_empty(), second.is_empty()) {
+        (true, _) => second,
+        (_, true) => first,
+        _ => [first, second].concat().into(),
+    }
+}
+
+/// The status for a head that hyper refused. Its 431 also stands for a Content-Length beyond 64 bits, which is simply
+/// wrong: then neither the size nor the number of fields is over a limit.
+fn judge(verdict: Option<StatusCode>, head: &[u8], client: &Client) -> StatusCode {
+    let verdict = verdict.unwrap_or(StatusCode::BAD_REQUEST);
+    if verdict != StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE {
+        return verdict;
+    }
+    let limits = &client.worker.view().snapshot.limits;
+    let end = memchr::memmem::find(head, b"\r\n\r\n").unwrap_or(head.len());
+    let fields = memchr::memchr_iter(b'\n', &head[..end]).count();
+    let too_large = end >= limits.max_header_size || fields > limits.max_header_fields;
+    if too_large { verdict } else { StatusCode::BAD_REQUEST }
+}
+
+/// Says the last word, if there is one, and closes so that the client can hear it.
+async fn finish_off(mut socket: Socket, client: &Rc<Client>, finish: Finish) {
+    let status = match finish {
+        Finish::Closed => None,
+        Finish::Unreadable(status) => Some(status),
+        Finish::TooSlow => Some(StatusCode::REQUEST_TIMEOUT),
+        // A plain close would look like the end of an answer without a length.
+        Finish::Broken => return socket.reset(),
+    };
+    if let Some(status) = status {
+        let report = Report::refused(Rc::clone(client));
+        report.will_end_as(Class::of_status(status.as_u16()));
+        drop(report);
+        let answer = respond::raw(status);
+        if timeout(client.watch.timeouts.write_stall, socket.write_all(&answer)).await.is_err() {
+            return;
+        }
+    }
+    if !client.watch.client_left() {
+        linger(socket).await;
+    }
+}
+
+/// Closes our side, then reads and forgets what the client still sends: closing on unread bytes makes the kernel send a
+/// reset, which may destroy the answer before the client has read it.
+async fn linger(mut socket: Socket) {
+    if socket.shutdown().await.is_err() {
+        return;
+    }
+    let mut sink = vec![0; 4096]; // on the heap: what a future may hold at some time it takes up at all times
+    let drained = async { while matches!(socket.read(&mut sink).await, Ok(n) if n > 0) {} };
+    let _the_client_goes_on_sending = timeout(LINGER, drained).await;
+}
+
+/// The client's socket as hyper sees it: everything that happens on it is told to the [`Watch`], and hyper's own answer to
+/// a head it cannot read is held back, so that we can give ours.
+struct ClientIo {
+    wire: Wire,
+    watch: Rc<Watch>,
+    verdict: Option<StatusCode>,
+}
+
+impl ClientIo {
+    /// Whether what is being written is hyper's own error answer: nothing else is written between requests.
+    fn is_verdict(&self) -> bool {
+        matches!(self.watch.stage(), Stage::Idle | Stage::Head)
+    }
+
+    fn keep_verdict(&mut self, bytes: &[u8]) {
+        if self.verdict.is_none() {
+            self.verdict = bytes.get(9..12).and_then(|code| StatusCode::from_bytes(code).ok());
+        }
+    }
+}
+
+impl AsyncRead for ClientIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.wire).poll_read(cx, buf)).inspect_err(|_| this.watch.left())?;
+        this.watch.received(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for ClientIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.is_verdict() {
+            self.keep_verdict(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let written = Pin::new(&mut self.wire.socket).poll_write(cx, buf);
+        self.watch.wrote(written.is_ready());
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if self.is_verdict() {
+            bufs.iter().for_each(|buf| self.keep_verdict(buf));
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        let written = Pin::new(&mut self.wire.socket).poll_write_vectored(cx, bufs);
+        self.watch.wrote(written.is_ready());
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Hyper flushes whenever it runs. It reads only when somebody wants to have a body, which a request that waits does
+        // not: this is where its client's going is seen.
+        if self.watch.stage() == Stage::Held && self.wire.socket.is_read_closed(cx) {
+            self.watch.left();
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        self.watch.flushed(); // a socket has no buffer of its own to flush
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(())) // `finish_off` closes, once it has said the last word
+    }
+}
