@@ -7,8 +7,8 @@
 pub mod policy;
 pub mod telemetry;
 
-pub mod config;
 pub mod capacity;
+pub mod config;
 pub mod metrics;
 
 pub mod hold;

@@ -4,11 +4,14 @@
 //! costs no wake-up between tasks and a connection ends with the request that dropped it.
 
 mod connect;
+mod group;
 mod http1;
+mod line;
 mod pool;
 mod socket;
 
 pub use connect::{ConnectError, connect};
+pub use group::{Group, Obtained};
 pub use http1::{Connection, Sent};
-pub use pool::Pool;
+pub use pool::{Lease, Pool};
 pub use socket::Socket;

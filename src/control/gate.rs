@@ -68,7 +68,7 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 }
 
 /// Whether `endpoint` is fit: it answers its health path with 2xx, or, without one, takes a connection.
-async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
+pub(super) async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
         let connected = timeout(connect, Socket::connect(&endpoint.address.address)).await;

@@ -96,7 +96,8 @@ mod tests {
                 health = health.after(check, thresholds);
                 if before.is_fit() != health.is_fit() {
                     prop_assert_eq!(check, health.is_fit());
-                    prop_assert!(row >= if check { healthy_after } else { unhealthy_after });
+                    let needed = if check { healthy_after } else { unhealthy_after };
+                    prop_assert!(row >= needed);
                 }
             }
         }

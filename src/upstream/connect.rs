@@ -6,6 +6,7 @@ use hyper::body::Body;
 use tokio::time::timeout;
 
 use super::{Connection, Socket};
+use crate::capacity::Slot;
 use crate::config::Scheme;
 use crate::snapshot::Endpoint;
 
@@ -42,11 +43,11 @@ fn is_own_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Connects to `endpoint` within its connect timeout. Names are resolved anew each time, off the worker's thread.
+/// Connects to `endpoint` within its connect timeout; `slot` is taken up until the connection is closed. Names are resolved anew each time, off the worker's thread.
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
-pub async fn connect<B>(endpoint: &Endpoint) -> Result<Box<Connection<B>>, ConnectError>
+pub async fn connect<B>(endpoint: &Endpoint, slot: Slot) -> Result<Box<Connection<B>>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
@@ -57,7 +58,7 @@ where
     }
     let connected = timeout(endpoint.timeouts.connect, Socket::connect(&endpoint.address.address)).await;
     let socket = connected.map_err(|_| ConnectError::Timeout)??;
-    Ok(Box::new(Connection::open(socket, endpoint.max_header_size).await?))
+    Ok(Box::new(Connection::open(socket, endpoint.max_header_size, slot).await?))
 }
 
 #[cfg(test)]
