@@ -45,7 +45,7 @@ impl Proxy {
         let mut proxy = Self { address: old, admin: old, dir, old, new, signals };
         proxy.write(false);
         let app = App::bind(&proxy.dir.path().join("tidegate.yaml")).expect("a config that is right");
-        proxy.address = app.addresses().expect("an address")[0];
+        proxy.address = app.addresses()[0].tcp().expect("a port");
         let admin = app.admin_address();
         proxy.admin = admin.trim_start_matches("http://").parse().expect("a loopback address");
         std::thread::spawn(move || {

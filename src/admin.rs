@@ -1,7 +1,7 @@
 //! The admin side: who may look at the process from outside, and what they see.
 //!
 //! It has a listener of its own and runs on the control plane's runtime; it reads what the data plane counted and takes
-//! nothing from it, and has the controller do what somebody asks for. Reading order: `listener` binds, `server` accepts
+//! nothing from it, and has the controller do what somebody asks for. Reading order: `server` accepts
 //! (for as long as the `lease` lasts), `origin` turns strange pages away, `auth` knows who asks, `operations` is all that
 //! can be asked, `api` looks, `change` changes (what is a `wish`, read from a `body`), `events` goes on telling; [`status`]
 //! and [`answer`] are what they say.
@@ -13,7 +13,6 @@ mod body;
 mod change;
 mod events;
 mod lease;
-mod listener;
 mod operations;
 mod origin;
 mod problem;
@@ -26,6 +25,5 @@ mod openapi;
 #[cfg(test)]
 mod tests;
 
-pub use listener::{Listener, bind};
 pub use problem::unknown_rollout;
 pub use server::serve;

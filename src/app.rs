@@ -3,7 +3,6 @@
 //! Tests and the demo use the same door as `main`: [`App::bind`], then [`App::run`].
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,13 +15,14 @@ use tokio::task::{self, JoinSet};
 use tracing_appender::non_blocking::WorkerGuard;
 
 use crate::admin;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, ListenAddress};
 use crate::control::controller::{Controller, Memories};
 use crate::control::files::{Files, Nudge, environment};
 use crate::control::in_force::{InForce, Told};
 use crate::control::journal::{Found, Journal, OpenError, takes_nothing};
 use crate::control::order::Desk;
 use crate::control::overview::{Overview, Sources};
+use crate::listen::{self, Access, Listener};
 use crate::metrics::Registry;
 use crate::proxy::accept::{self, Door};
 use crate::proxy::access_log::AccessLog;
@@ -39,10 +39,10 @@ pub enum StartError {
     #[error(transparent)]
     Config(#[from] Box<ConfigError>),
     /// An address cannot be had.
-    #[error("cannot listen on {address} (config key {key}): {cause}{}", hint(.cause))]
+    #[error("cannot listen on {address} (config key {key}): {cause}{}", hint(.address, .cause))]
     Bind {
         /// The address.
-        address: String,
+        address: ListenAddress,
         /// Where it comes from.
         key: &'static str,
         /// Why not.
@@ -70,11 +70,24 @@ pub enum StartError {
     Thread(io::Error),
 }
 
-fn hint(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "\nhelp: another process has it; find it with `ss -ltnp`, or choose another port",
-        io::ErrorKind::PermissionDenied => "\nhelp: ports below 1024 need CAP_NET_BIND_SERVICE",
-        io::ErrorKind::AddrNotAvailable => "\nhelp: no interface of this machine has that address",
+fn hint(address: &ListenAddress, error: &io::Error) -> &'static str {
+    match (address, error.kind()) {
+        (ListenAddress::Tcp(_), io::ErrorKind::AddrInUse) => {
+            "\nhelp: another process has it; find it with `ss -ltnp`, or choose another port"
+        }
+        (ListenAddress::Tcp(_), io::ErrorKind::PermissionDenied) => {
+            "\nhelp: ports below 1024 need CAP_NET_BIND_SERVICE"
+        }
+        (ListenAddress::Tcp(_), io::ErrorKind::AddrNotAvailable) => {
+            "\nhelp: no interface of this machine has that address"
+        }
+        (ListenAddress::Unix(_), io::ErrorKind::AddrInUse) => "\nhelp: find it with `ss -lxp`, or choose another path",
+        (ListenAddress::Unix(_), io::ErrorKind::PermissionDenied | io::ErrorKind::NotFound) => {
+            "\nhelp: its folder has to be there, and the user who runs tidegate has to be allowed to write to it"
+        }
+        (ListenAddress::Unix(_), io::ErrorKind::InvalidInput) => {
+            "\nhelp: the path is too long, with a folder beside it in which the socket is made; choose a shorter one"
+        }
         _ => "",
     }
 }
@@ -87,8 +100,8 @@ pub struct App {
     /// What the start has changed.
     told: Vec<Told>,
     journal: Memories,
-    listeners: Vec<TcpListener>,
-    admin: admin::Listener,
+    listeners: Vec<Listener>,
+    admin: Listener,
     access_log: Option<(AccessLog, WorkerGuard)>,
 }
 
@@ -103,12 +116,9 @@ impl App {
         if let Some(state_dir) = &config.state_dir {
             prepare(state_dir).map_err(|cause| StartError::StateDir { path: state_dir.clone(), cause })?;
         }
-        let listeners = config.listeners.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
-        let admin = admin::bind(&config.admin.address).map_err(|cause| StartError::Bind {
-            address: config.admin.address.to_string(),
-            key: "admin.address",
-            cause,
-        })?;
+        let listeners = config.listeners.iter().map(|listener| bind(&listener.address, Access::Everyone, "listen"));
+        let listeners = listeners.collect::<Result<_, _>>()?;
+        let admin = bind(&config.admin.address, Access::Owner, "admin.address")?;
         let access_log = config.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
         let (journal, found) = match &config.state_dir {
             Some(state_dir) => Journal::open(state_dir)?,
@@ -122,17 +132,15 @@ impl App {
     }
 
     /// Where clients connect, with the ports that were chosen for `:0`.
-    ///
-    /// # Errors
-    /// The system's, if it does not know.
-    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.listeners.iter().map(TcpListener::local_addr).collect()
+    #[must_use]
+    pub fn addresses(&self) -> Vec<ListenAddress> {
+        self.listeners.iter().map(|listener| listener.address.clone()).collect()
     }
 
     /// Where the admin side listens: `http://127.0.0.1:9901` or `unix:/path`.
     #[must_use]
     pub fn admin_address(&self) -> String {
-        self.admin.address()
+        self.admin.address.url()
     }
 
     /// The config in force at the start.
@@ -182,7 +190,7 @@ impl DataPlane {
     /// Puts the first snapshot in force and serves by it.
     fn start(
         in_force: &mut InForce,
-        listeners: Vec<TcpListener>,
+        listeners: Vec<Listener>,
         access_log: Option<&(AccessLog, WorkerGuard)>,
         ending: &watch::Receiver<Ending>,
     ) -> Result<Self, StartError> {
@@ -237,7 +245,7 @@ impl ControlPlane {
     fn start(
         start: Start,
         data: &DataPlane,
-        admin: admin::Listener,
+        admin: Listener,
         mut ending: watch::Receiver<Ending>,
         leaving: watch::Receiver<bool>,
     ) -> Self {
@@ -366,8 +374,9 @@ fn count_workers(configured: Option<NonZeroUsize>) -> NonZeroUsize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    accept::bind(address).map_err(|cause| StartError::Bind { address: address.to_string(), key: "listen", cause })
+/// `key` is the one in the config that names the address.
+fn bind(address: &ListenAddress, access: Access, key: &'static str) -> Result<Listener, StartError> {
+    listen::bind(address, access).map_err(|cause| StartError::Bind { address: address.clone(), key, cause })
 }
 
 /// Makes the directory if it is missing, and makes sure that the flag file could be seen in it.

@@ -43,7 +43,7 @@ use crate::policy::balance::Balance;
 use crate::policy::bucket::{Hash, Percent};
 use crate::policy::decision::{Fallback, OnMissing, Rule};
 use crate::policy::guard;
-use crate::policy::network::Network;
+use crate::policy::network::{Network, Trusted};
 use crate::policy::outcome::Failures;
 use crate::policy::query::Condition;
 use crate::policy::rollout::{self, Action, Plan, State, Strategy};
@@ -130,15 +130,15 @@ pub fn schema() -> serde_json::Value {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Where clients connect; at least one.
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<Listener>,
     /// The admin side.
     pub admin: Admin,
     /// How many workers serve; `None` is one per core that the process may use.
     pub workers: Option<NonZeroUsize>,
     /// Where the `ROLLBACK` flag file is looked for.
     pub state_dir: Option<PathBuf>,
-    /// Proxies whose `x-forwarded-*` headers are believed.
-    pub trusted_proxies: Vec<Network>,
+    /// Proxies that are believed when they say whom they stand for.
+    pub trusted_proxies: Trusted,
     /// The one flag: every rollout to OLD. `None` if it is not written, which lifts nothing.
     pub rollback: Option<bool>,
     /// What those are told whom maintenance turns away, and who passes.
@@ -167,11 +167,63 @@ pub struct Config {
     pub hash: String,
 }
 
+/// A place where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where it is.
+    pub address: ListenAddress,
+    /// Whether each connection begins with a PROXY header that says whom it is for. Only with trusted proxies.
+    pub proxy_protocol: bool,
+}
+
+/// Where somebody is listened to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// An IP address and a port; 0 is any that is free.
+    Tcp(SocketAddr),
+    /// `unix:/path`
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    /// How clients name it: `http://127.0.0.1:8080` or `unix:/path`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        match self {
+            Self::Tcp(address) => format!("http://{address}"),
+            Self::Unix(_) => self.to_string(),
+        }
+    }
+
+    /// The port's address, if it is one.
+    #[must_use]
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(*address),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Whether two listeners cannot both have it.
+    fn collides_with(&self, other: &Self) -> bool {
+        self == other && !matches!(self, Self::Tcp(address) if address.port() == 0)
+    }
+}
+
+impl std::fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 /// The admin side: where it listens and whom it obeys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
-    /// Where it listens.
-    pub address: AdminAddress,
+    /// Where it listens; if that is no loopback address, [`Admin::tokens`] is not empty.
+    pub address: ListenAddress,
     /// Who may ask; never empty if others than those on this machine can reach it.
     pub tokens: Vec<Token>,
     /// Names under which it may be asked besides those of the loopback; lower case, without a port.
@@ -185,24 +237,6 @@ pub struct Token {
     pub name: String,
     /// What its bearer sends; at least 16 characters.
     pub secret: Secret,
-}
-
-/// Where the admin side listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AdminAddress {
-    /// An address; if it is no loopback address, [`Admin::tokens`] is not empty.
-    Tcp(SocketAddr),
-    /// `unix:/path`
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for AdminAddress {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "{address}"),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
 }
 
 /// How the process ends after TERM or INT.

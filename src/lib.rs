@@ -5,6 +5,7 @@
 //! uses those above it. ARCHITECTURE.md is the map.
 
 pub mod policy;
+pub mod proxy_header;
 pub mod telemetry;
 
 pub mod capacity;
@@ -12,6 +13,7 @@ pub mod config;
 pub mod metrics;
 
 pub mod hold;
+pub mod listen;
 pub mod snapshot;
 pub mod upstream;
 

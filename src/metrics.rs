@@ -427,6 +427,8 @@ pub struct Registry {
     pub accept_errors: AtomicU64,
     /// Connections that were turned away because there were too many.
     pub connections_refused: AtomicU64,
+    /// Connections that were closed because they did not begin with the PROXY header that was expected of them.
+    pub proxy_protocol_errors: AtomicU64,
 }
 
 /// What one worker knows of its clients' connections.
@@ -466,6 +468,7 @@ impl Registry {
             log_dropped: None,
             accept_errors: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
+            proxy_protocol_errors: AtomicU64::new(0),
         }
     }
 

@@ -16,6 +16,7 @@ pub mod headers;
 mod http1;
 mod inspect;
 mod notice;
+pub mod peer;
 mod respond;
 pub mod route;
 mod send;

@@ -17,9 +17,14 @@ use crate::metrics::endpoint::EndpointState;
 use crate::metrics::{Registry, RolloutMeters, Seat, Series};
 use crate::policy::balance::Balance;
 use crate::policy::bucket::Percent;
+<<<<<<< HEAD
 use crate::policy::decision::{Fallback, OnMissing, Side, Split};
 use crate::policy::ejection;
 use crate::policy::network::Network;
+=======
+use crate::policy::decision::{OnMissing, Side, Split};
+use crate::policy::network::Trusted;
+>>>>>>> main
 use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
@@ -58,8 +63,10 @@ pub struct Snapshot {
     pub rollouts: Vec<Rollout>,
     /// The backends, by name.
     pub backends: Vec<Backend>,
-    /// Proxies whose `x-forwarded-*` headers are believed.
-    pub trusted_proxies: Vec<Network>,
+    /// Where clients connect, in the order of the file as it was at the start.
+    pub listeners: Vec<config::Listener>,
+    /// Proxies that are believed when they say whom they stand for.
+    pub trusted_proxies: Trusted,
     /// How long a client may take.
     pub timeouts: config::ClientTimeouts,
     /// How much a client may send.
@@ -341,7 +348,12 @@ impl Snapshot {
             webhooks: config.webhooks.clone().into(),
             written: Arc::clone(&config.written),
             rollouts,
+<<<<<<< HEAD
             backends: config.backends.iter().map(put_up).collect(),
+=======
+            backends: config.backends.iter().map(|(name, written)| backend(name, written, max_header_size)).collect(),
+            listeners: config.listeners.clone(),
+>>>>>>> main
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),

@@ -32,7 +32,7 @@ fn finding_a_route_and_a_side_allocates_nothing() {
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static("pay.example"));
         headers.insert("x-user-id", HeaderValue::from_str(user).unwrap());
-        let head = Head { method: &method, uri: &uri, headers: &headers, client: IpAddr::from([127, 0, 0, 1]) };
+        let head = Head { method: &method, uri: &uri, headers: &headers, client: Some(IpAddr::from([127, 0, 0, 1])) };
         let measured = allocation_counter::measure(|| {
             assert!(matches!(route::find(&snapshot.routes, head), Ok(Some((0, _)))));
             let rollout = &snapshot.rollouts[0];

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 
 /// Modules from the bottom to the top: each may use those on its own line's left and on earlier lines.
 const LAYERS: &[&[&str]] = &[
-    &["policy", "telemetry"],
+    &["policy", "proxy_header", "telemetry"],
     &["config", "capacity", "metrics"],
-    &["hold", "snapshot", "upstream"],
+    &["hold", "listen", "snapshot", "upstream"],
     &["proxy"],
     &["control"],
     &["admin"],

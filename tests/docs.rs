@@ -4,8 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use tidegate::config::ListenAddress;
+
 use crate::support::process::{BINARY, Process};
-use crate::support::{Backend, eventually};
+use crate::support::{Backend, Client, Tidegate, eventually, relay};
 
 /// The fenced blocks of `page` in this language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
@@ -103,6 +105,21 @@ fn telling_others() {
 #[test]
 fn asking_prometheus() {
     follow("queries.md", as_written, |_| true);
+}
+
+#[test]
+fn listening() {
+    let (old, new) = (Backend::named("old"), Backend::named("new"));
+    let written = blocks(&page("listeners.md"), "yaml")[0].replace("unix:/run/tidegate/", "unix:");
+    let written = written.replace("127.0.0.1:8080", "127.0.0.1:0").replace("127.0.0.1:8081", "127.0.0.1:0");
+    let written = written.replace("127.0.0.1:9001", &old.address.to_string());
+    let written = written.replace("127.0.0.1:9002", &new.address.to_string());
+    let tidegate = Tidegate::start_whole(&(written + "admin: { address: 127.0.0.1:0 }\n"));
+    let ports: Vec<_> = tidegate.addresses.iter().filter_map(ListenAddress::tcp).collect();
+    assert_eq!(Client::connect(ports[0]).get("/", &[]).status, 200);
+    assert_eq!(Client::connect(ports[1]).send("PROXY TCP4 192.0.2.7 192.0.2.1 56324 80\r\n").get("/", &[]).status, 200);
+    let relayed = relay::to_unix(&tidegate.dir.path().join("traffic.sock"));
+    assert_eq!(Client::connect(relayed).get("/", &[]).status, 200);
 }
 
 #[test]

@@ -25,6 +25,7 @@ mod limits;
 mod listeners;
 mod maintenance;
 mod process;
+mod proxy_protocol;
 mod queries;
 mod reload;
 mod rollback;

@@ -23,9 +23,9 @@ use tokio::time::{sleep, timeout};
 
 use super::api;
 use super::lease::Lease;
-use super::listener::{Listener, Socket};
 use super::origin::Door;
 use crate::control::overview::Overview;
+use crate::listen::{Listener, Socket};
 
 /// Connections at once, half of them for those who listen to events; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;

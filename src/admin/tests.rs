@@ -13,8 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::server::{Patience, serve_with};
-use super::{Listener, bind};
-use crate::config::{self, AdminAddress, Config, Secret, Token};
+use crate::config::{self, Config, ListenAddress, Secret, Token};
 use crate::control::controller::Event;
 use crate::control::files::Nudge;
 use crate::control::journal::audit::{Draft, Who};
@@ -22,6 +21,7 @@ use crate::control::journal::{Durability, Journal};
 use crate::control::memory::Memory;
 use crate::control::order::{Desk, Done, Order, Refused, Scope};
 use crate::control::overview::{Overview, Reload, Sources};
+use crate::listen::{self, Access};
 use crate::metrics::{Class, Failure, Registry, Seat, Why};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::bucket::Percent;
@@ -64,23 +64,23 @@ impl Admin {
         Self::start_as(&any_port(), Patience::default(), latches)
     }
 
-    fn start_at(address: &AdminAddress, patience: Patience) -> Self {
+    fn start_at(address: &ListenAddress, patience: Patience) -> Self {
         Self::start_as(address, patience, &[])
     }
 
-    fn start_as(address: &AdminAddress, patience: Patience, latches: &[Latch]) -> Self {
+    fn start_as(address: &ListenAddress, patience: Patience, latches: &[Latch]) -> Self {
         Self::start_over(address, patience, latches, &config())
     }
 
-    fn start_with_tokens(address: &AdminAddress) -> Self {
+    fn start_with_tokens(address: &ListenAddress) -> Self {
         let mut config = config();
         let token = |name: &str, secret| Token { name: name.into(), secret: Secret::new(secret) };
         config.admin.tokens = vec![token("alice", "alice-0123456789abcdef"), token("ci", "ci-0123456789abcdef")];
         Self::start_over(address, Patience::default(), &[], &config)
     }
 
-    fn start_over(address: &AdminAddress, patience: Patience, latches: &[Latch], config: &Config) -> Self {
-        let listener: Listener = bind(address).unwrap();
+    fn start_over(address: &ListenAddress, patience: Patience, latches: &[Latch], config: &Config) -> Self {
+        let listener = listen::bind(address, Access::Owner).unwrap();
         let registry = Arc::new(Registry::new(1));
         let (leaving, leaving_seen) = watch::channel(false);
         let (ending, ending_seen) = watch::channel(Ending::Running);
@@ -98,7 +98,7 @@ impl Admin {
             state_dir: Some(PathBuf::from("/var/lib/tidegate")),
         }));
         let (shutdown, asked) = oneshot::channel();
-        let address = listener.address();
+        let address = listener.address.url();
         let asked = async {
             let _ = asked.await;
         };
@@ -156,8 +156,8 @@ impl Admin {
 }
 
 /// A loopback port that the system chooses.
-fn any_port() -> AdminAddress {
-    AdminAddress::Tcp("127.0.0.1:0".parse().unwrap())
+fn any_port() -> ListenAddress {
+    ListenAddress::Tcp("127.0.0.1:0".parse().unwrap())
 }
 
 fn config() -> Config {
@@ -389,7 +389,7 @@ async fn a_rebound_name_is_turned_away() {
 async fn a_unix_socket_answers_and_is_gone_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
-    let admin = Admin::start_at(&AdminAddress::Unix(path.clone()), Patience::default());
+    let admin = Admin::start_at(&ListenAddress::Unix(path.clone()), Patience::default());
     let stream = UnixStream::connect(&path).await.unwrap();
     let request = "GET /livez HTTP/1.1\r\nHost: whatever\r\nConnection: close\r\n\r\n";
     assert_eq!(ask(stream, request).await.status, 200);
@@ -595,7 +595,7 @@ async fn a_change_needs_a_token_if_there_are_tokens() {
 async fn who_comes_by_the_unix_socket_is_known_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("admin.sock");
-    let mut admin = Admin::start_with_tokens(&AdminAddress::Unix(path.clone()));
+    let mut admin = Admin::start_with_tokens(&ListenAddress::Unix(path.clone()));
     let request = change("POST", "/api/v1/rollback", "", "");
     let asked = ask(UnixStream::connect(&path).await.unwrap(), &request);
     let done = Done { entries: Vec::new(), durability: Durability::Durable };

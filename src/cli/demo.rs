@@ -64,7 +64,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         let toy = format!("http://{new}");
         let path = write_config(args, &folder, old, new)?;
         let app = App::bind(&path)?;
-        let proxy = app.addresses()?[0];
+        let proxy = app.addresses()[0].tcp().context("the demo listens on a port")?;
         let admin: AdminUrl = app.admin_address().parse()?;
         welcome(&path, proxy, &admin, &toy)?;
         let tally = Arc::new(Tally::default());

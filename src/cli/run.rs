@@ -27,8 +27,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let signals = listen_to_signals()?;
         // What status and logs tell to type has to work wherever it is typed.
         let app = App::bind(&std::path::absolute(&args.config)?)?;
-        for address in app.addresses()? {
-            tracing::info!("clients on http://{address}");
+        for address in app.addresses() {
+            tracing::info!("clients on {}", address.url());
         }
         tracing::info!("admin on {}; try `tidegate status`", app.admin_address());
         app.run(signals).await?;

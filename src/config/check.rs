@@ -38,11 +38,11 @@ pub(super) fn check(raw: &raw::Raw, folder: &Path, hash: String, faults: &mut Fa
 impl Checker<'_> {
     fn config(&mut self, raw: &raw::Raw, hash: String) -> Option<Config> {
         let root = Place::default();
-        let listeners = self.listeners(raw);
+        let trusted_proxies = self.trusted_proxies(&raw.trusted_proxies);
+        let listeners = self.listeners(raw, &trusted_proxies);
         let admin = self.admin(&raw.admin, &listeners);
         let workers = self.faults.take(&root.key("workers"), value::workers(&raw.workers));
         let state_dir = self.optional_path(&root.key("state_dir"), raw.state_dir.as_deref());
-        let trusted_proxies = self.networks(&root.key("trusted_proxies"), &raw.trusted_proxies);
         let maintenance = self.maintenance(&raw.maintenance);
         let hold = self.hold(&raw.hold);
         let shutdown = self.shutdown(&raw.shutdown);

@@ -36,7 +36,8 @@ pub(super) struct Raw {
     /// The folder in which the `ROLLBACK` flag file is looked for. Without it there is no flag file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) state_dir: Option<String>,
-    /// Networks of proxies whose `x-forwarded-*` headers are believed, such as `10.0.0.0/8`.
+    /// Networks of proxies whose `x-forwarded-*` and PROXY headers are believed, such as `10.0.0.0/8`; the word `unix` stands
+    /// for whoever comes through a unix socket.
     pub(super) trusted_proxies: Vec<String>,
     /// The one flag: `true` sends every rollout to OLD, `false` lifts what `true` did. Without it nothing is said: a line
     /// that has vanished lifts nothing.
@@ -76,9 +77,12 @@ pub(super) struct Raw {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["address"]))]
 pub(super) struct Listener {
-    /// An IP address and a port, such as `0.0.0.0:8080`.
+    /// An IP address and a port, such as `0.0.0.0:8080`, or `unix:` and the path of a socket to be made there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) address: Option<String>,
+    /// Whether each connection begins with a PROXY header, version 1 or 2, that says whom it is for. Connections without it,
+    /// and from others than `trusted_proxies`, are closed.
+    pub(super) proxy_protocol: bool,
 }
 
 /// Where status, metrics and the admin API are served.

@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::time::Duration;
 
-use super::endpoint::split_port;
+use super::endpoint::{socket_path, split_port};
 use super::error::Complaint;
 use super::raw::{self, Scalar};
-use super::{KeySource, NotUrl, Url};
+use super::{KeySource, ListenAddress, NotUrl, Url};
 use crate::policy::bucket::Percent;
 use crate::policy::network::Network;
 use crate::policy::ramp::StepHold;
@@ -19,6 +20,7 @@ pub(super) type Checked<T> = Result<T, Complaint>;
 const DURATIONS: &str = "a whole number and its unit, such as 250ms, 10s, 30m or 24h";
 const SIZES: &str = "bytes, or a whole number and its unit, such as 64KiB or 10MB";
 const PERCENTS: &str = "0 to 100, at most two decimals, such as 5, 12.5 or 5%";
+const ADDRESSES: &str = "an IP address and a port, such as 127.0.0.1:8080, or unix:/PATH";
 const KEY_SOURCES: &str = "header:NAME, cookie:NAME, query:NAME, path:N, jwt:CLAIM, client_ip";
 
 /// A duration that may be zero. A year is the most, so that adding it to a clock never overflows.
@@ -214,13 +216,17 @@ pub(super) fn exact_path(text: &str) -> Checked<String> {
     })
 }
 
-/// A place for a listener.
-pub(super) fn address(text: &str) -> Checked<SocketAddr> {
-    let complaint = |message: &str| Complaint::new(message).allowed("an IP address and a port, such as 127.0.0.1:8080");
+/// A place for a listener. The relative path of a socket starts at `folder`.
+pub(super) fn listen_address(text: &str, folder: &Path) -> Checked<ListenAddress> {
+    match text.strip_prefix("unix:") {
+        Some(path) => socket_path(path, folder).map(ListenAddress::Unix),
+        None => address(text).map(ListenAddress::Tcp),
+    }
+}
+
+fn address(text: &str) -> Checked<SocketAddr> {
+    let complaint = |message: &str| Complaint::new(message).allowed(ADDRESSES);
     text.parse().map_err(|_| {
-        if text.starts_with("unix:") {
-            return complaint("traffic on unix sockets is not supported yet");
-        }
         let port = text.strip_prefix(':').or(text.strip_prefix("localhost:")).or(text.strip_prefix("*:"));
         match port.and_then(|port| port.parse::<u16>().ok()) {
             Some(port) if text.starts_with('l') => {

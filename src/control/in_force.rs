@@ -13,7 +13,7 @@ use super::flag::Flag;
 use super::journal::Found;
 use super::memory::Memory;
 use super::order::{Order, Refused, tag};
-use crate::config::{Admin, Config};
+use crate::config::{Admin, Config, ListenAddress, Listener};
 use crate::hold::Queue;
 use crate::metrics::Registry;
 use crate::policy::actor::{Actor, Source};
@@ -129,7 +129,7 @@ impl InForce {
     pub fn take(&mut self, config: Config, now: SystemTime) -> (Vec<Told>, Vec<&'static str>) {
         let needs_restart = needs_restart(&config, &self.config);
         let config = Config {
-            listeners: self.config.listeners.clone(),
+            listeners: listeners_after(&self.config.listeners, config.listeners),
             admin: Admin { address: self.config.admin.address.clone(), ..config.admin },
             workers: self.config.workers,
             state_dir: self.config.state_dir.clone(),
@@ -367,7 +367,7 @@ impl InForce {
 
 fn needs_restart(next: &Config, current: &Config) -> Vec<&'static str> {
     let changed = [
-        ("listeners", next.listeners != current.listeners),
+        ("listeners", addresses(&next.listeners) != addresses(&current.listeners)),
         ("admin.address", next.admin.address != current.admin.address),
         ("workers", next.workers != current.workers),
         ("state_dir", next.state_dir != current.state_dir),
@@ -375,6 +375,19 @@ fn needs_restart(next: &Config, current: &Config) -> Vec<&'static str> {
         ("shutdown", next.shutdown != current.shutdown),
     ];
     changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
+
+fn addresses(listeners: &[Listener]) -> Vec<&ListenAddress> {
+    listeners.iter().map(|listener| &listener.address).collect()
+}
+
+/// The listeners that are `bound`, in their order, with the settings that `next` has for their addresses.
+fn listeners_after(bound: &[Listener], mut next: Vec<Listener>) -> Vec<Listener> {
+    let after = |bound: &Listener| match next.iter().position(|next| next.address == bound.address) {
+        Some(at) => next.remove(at),
+        None => bound.clone(),
+    };
+    bound.iter().map(after).collect()
 }
 
 fn recalled(found: Found<Memory>) -> (Overlay, Option<String>) {

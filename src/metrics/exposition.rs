@@ -349,6 +349,11 @@ fn clients(families: &mut Families, registry: &Registry) {
         registry.connections_refused.load(Relaxed),
     );
     families.counter(
+        "tidegate_proxy_protocol_errors_total",
+        "Connections that were closed because they did not begin with the PROXY header that was expected of them.",
+        registry.proxy_protocol_errors.load(Relaxed),
+    );
+    families.counter(
         "tidegate_access_log_dropped_total",
         "Access log lines that were dropped because the disk or the terminal was too slow.",
         registry.log_dropped(),

@@ -1,4 +1,4 @@
-//! Networks of client addresses, as `10.0.0.0/8` or a single address.
+//! Networks of client addresses, as `10.0.0.0/8` or a single address, and who is trusted.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -65,6 +65,29 @@ impl fmt::Display for Network {
     }
 }
 
+/// Who is believed when they say whom they stand for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trusted {
+    /// Those who connect from here.
+    pub networks: Vec<Network>,
+    /// Whoever connects through a unix socket.
+    pub unix: bool,
+}
+
+impl Trusted {
+    /// Whether nobody is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && !self.unix
+    }
+
+    /// Whether a peer with this address is one of them. `None` is one without: the other end of a unix socket.
+    #[must_use]
+    pub fn covers(&self, peer: Option<IpAddr>) -> bool {
+        peer.map_or(self.unix, |ip| self.networks.iter().any(|network| network.contains(ip)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +108,16 @@ mod tests {
             let network: Network = network.parse().unwrap();
             assert_eq!(network.contains(ip.parse().unwrap()), inside, "{ip} in {network}");
         }
+    }
+
+    #[test]
+    fn who_has_no_address_is_trusted_by_a_word_of_its_own() {
+        let network: Network = "0.0.0.0/0".parse().unwrap();
+        let everyone = Trusted { networks: vec![network], unix: false };
+        assert!(everyone.covers(Some(IpAddr::from([192, 0, 2, 7]))) && !everyone.covers(None));
+        let local = Trusted { networks: Vec::new(), unix: true };
+        assert!(local.covers(None) && !local.covers(Some(IpAddr::from([127, 0, 0, 1]))));
+        assert!(Trusted::default().is_empty() && !local.is_empty() && !everyone.is_empty());
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! connections on two workers are four and four (`SO_REUSEPORT` would hash them).
 
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener as StdListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -12,42 +11,27 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use http::StatusCode;
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::respond;
-use super::worker::{Arrival, Ending, Errand};
+use super::worker::{Accepted, Arrival, Ending, Errand};
+use crate::listen::{self, BACKLOG, Listener, SocketFile};
 use crate::metrics::{ConnectionMeters, Registry};
 use crate::snapshot::Snapshot;
 
-/// Connections that the kernel may hold for us.
-const BACKLOG: i32 = 4096;
 /// How long to leave the kernel alone after it refused to give us a connection (out of file descriptors, say).
 const BACK_OFF: Duration = Duration::from_millis(20);
 /// How often to say so.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// Binds a listener, without accepting yet.
-///
-/// # Errors
-/// When the address is taken or not ours.
-pub fn bind(address: SocketAddr) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
 /// What the front door needs.
 #[derive(Debug)]
 pub struct Door {
-    /// Bound listeners.
-    pub listeners: Vec<StdListener>,
+    /// Bound listeners, in the order of [`Snapshot::listeners`].
+    pub listeners: Vec<Listener>,
     /// The workers, by index.
     pub workers: Vec<mpsc::UnboundedSender<Errand>>,
     /// For the limit of the moment.
@@ -73,26 +57,89 @@ impl Door {
     async fn accept_all(self) {
         let spread = Arc::new(Spread { workers: self.workers, snapshot: self.snapshot, registry: self.registry });
         let mut tasks = JoinSet::new();
-        for listener in self.listeners {
-            match TcpListener::from_std(listener) {
-                Ok(listener) => drop(tasks.spawn(accept(listener, Arc::clone(&spread), self.ending.clone()))),
-                Err(error) => tracing::error!(%error, "cannot accept on a listener"),
+        for (at, listener) in self.listeners.into_iter().enumerate() {
+            let address = listener.address.clone();
+            match Entrance::of(listener, at) {
+                Ok(entrance) => drop(tasks.spawn(accept(entrance, Arc::clone(&spread), self.ending.clone()))),
+                Err(error) => tracing::error!(%address, %error, "cannot accept on a listener"),
             }
         }
         while tasks.join_next().await.is_some() {}
     }
 }
 
+/// A listener that is accepted from.
+struct Entrance {
+    socket: Waiting,
+    /// Which listener it is.
+    at: usize,
+    /// Removed when nobody new is let in any more.
+    file: Option<SocketFile>,
+}
+
+enum Waiting {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Entrance {
+    fn of(listener: Listener, at: usize) -> io::Result<Self> {
+        let socket = match listener.socket {
+            listen::Socket::Tcp(socket) => Waiting::Tcp(TcpListener::from_std(socket)?),
+            listen::Socket::Unix(socket) => Waiting::Unix(UnixListener::from_std(socket)?),
+        };
+        Ok(Self { socket, at, file: listener.file })
+    }
+
+    async fn accept(&self) -> io::Result<Arrival> {
+        let stream = match &self.socket {
+            Waiting::Tcp(socket) => {
+                let (stream, peer) = socket.accept().await?;
+                Accepted::Tcp(stream.into_std()?, peer)
+            }
+            Waiting::Unix(socket) => Accepted::Unix(socket.accept().await?.0.into_std()?),
+        };
+        Ok(Arrival { stream, listener: self.at })
+    }
+
+    /// What the kernel already holds; nobody new comes after.
+    fn close(self) -> Vec<Arrival> {
+        drop(self.file);
+        let at = self.at;
+        let waiting: Vec<Accepted> = match self.socket {
+            Waiting::Tcp(socket) => {
+                let Ok(socket) = socket.into_std() else { return Vec::new() };
+                let accept = || {
+                    socket
+                        .accept()
+                        .and_then(|(stream, peer)| stream.set_nonblocking(true).map(|()| Accepted::Tcp(stream, peer)))
+                };
+                (0..BACKLOG).map_while(|_| accept().ok()).collect()
+            }
+            Waiting::Unix(socket) => {
+                let Ok(socket) = socket.into_std() else { return Vec::new() };
+                let accept = || {
+                    socket
+                        .accept()
+                        .and_then(|(stream, _)| stream.set_nonblocking(true).map(|()| Accepted::Unix(stream)))
+                };
+                (0..BACKLOG).map_while(|_| accept().ok()).collect()
+            }
+        };
+        waiting.into_iter().map(|stream| Arrival { stream, listener: at }).collect()
+    }
+}
+
 /// Accepts until the process drains, then what the kernel already holds: closing the listener would reset it.
-async fn accept(listener: TcpListener, spread: Arc<Spread>, mut ending: watch::Receiver<Ending>) {
+async fn accept(entrance: Entrance, spread: Arc<Spread>, mut ending: watch::Receiver<Ending>) {
     let mut complaints = Complaints::default();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = entrance.accept() => accepted,
             _ = ending.wait_for(|ending| *ending >= Ending::Draining) => break,
         };
-        match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
-            Ok((stream, peer)) => spread.hand_over(Arrival { stream, peer }),
+        match accepted {
+            Ok(arrival) => spread.hand_over(arrival),
             Err(error) => {
                 spread.registry.accept_errors.fetch_add(1, Relaxed);
                 if !is_about_one_connection(&error) {
@@ -102,12 +149,7 @@ async fn accept(listener: TcpListener, spread: Arc<Spread>, mut ending: watch::R
             }
         }
     }
-    let Ok(listener) = listener.into_std() else { return };
-    for (stream, peer) in (0..BACKLOG).map_while(|_| listener.accept().ok()) {
-        if stream.set_nonblocking(true).is_ok() {
-            spread.hand_over(Arrival { stream, peer });
-        }
-    }
+    entrance.close().into_iter().for_each(|arrival| spread.hand_over(arrival));
 }
 
 /// Tells of a trouble that may last, without filling the log with it; the metric counts every one.
@@ -161,6 +203,10 @@ impl Spread {
 }
 
 /// Says why, if the socket takes it at once, and closes.
-fn turn_away(mut stream: TcpStream) {
-    let _it_may_not_listen = stream.write(&respond::raw(StatusCode::SERVICE_UNAVAILABLE));
+fn turn_away(stream: Accepted) {
+    let answer = respond::raw(StatusCode::SERVICE_UNAVAILABLE);
+    let _it_may_not_listen = match stream {
+        Accepted::Tcp(mut stream, _) => stream.write(&answer),
+        Accepted::Unix(mut stream) => stream.write(&answer),
+    };
 }

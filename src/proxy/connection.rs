@@ -1,18 +1,27 @@
-//! A client's connection from its first byte to its last: what it speaks, and who serves it.
+//! A client's connection from its first byte to its last: whose it is, what it speaks, and who serves it.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 
 use super::exchange::{Client, Origin};
 use super::http1;
+use super::peer::{Peer, introduced};
 use super::socket::{Socket, Wire};
 use super::watch::Watch;
 use super::worker::Place;
 
-/// Serves whoever is at the other end of `socket` until either side has enough.
-pub(super) async fn serve(socket: Socket, peer: SocketAddr, watch: Rc<Watch>, place: Place) {
-    if socket.set_nodelay().is_err() {
+/// Somebody at the door.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) socket: Socket,
+    pub(super) peer: Peer,
+    /// An index into the snapshot's listeners.
+    pub(super) listener: usize,
+}
+
+/// Serves `guest` until either side has enough.
+pub(super) async fn serve(mut guest: Guest, watch: Rc<Watch>, place: Place) {
+    if guest.socket.set_nodelay().is_err() {
         return; // the client has already gone
     }
     std::future::poll_fn(|cx| {
@@ -20,6 +29,28 @@ pub(super) async fn serve(socket: Socket, peer: SocketAddr, watch: Rc<Watch>, pl
         Poll::Ready(())
     })
     .await;
+    let is_introduced = place.worker.view().snapshot.listeners[guest.listener].proxy_protocol;
+    if is_introduced && !Box::pin(is_welcome(&mut guest, &watch, &place)).await {
+        return;
+    }
+    let Guest { socket, peer, .. } = guest;
     let client = Rc::new(Client::new(Rc::clone(&place.worker), watch, Rc::new(Origin::of(peer))));
     http1::serve(Wire::new(socket), &client).await;
+}
+
+/// Lets the proxy in front say who it is. False if it does not.
+async fn is_welcome(guest: &mut Guest, watch: &Watch, place: &Place) -> bool {
+    let view = place.worker.view();
+    match introduced(guest.peer, &mut guest.socket, &view.snapshot.trusted_proxies, watch).await {
+        Ok(peer) => {
+            guest.peer = peer;
+            true
+        }
+        Err(error) => {
+            place.worker.count_not_introduced();
+            let listener = &view.snapshot.listeners[guest.listener].address;
+            tracing::debug!(%listener, peer = ?guest.peer.ip(), "connection closed: {error}");
+            false
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! One request and its answer, from the head to the last byte, and the one outcome that it reports.
 
 use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::access_log::Entry;
 use super::body::{Progress, RequestBody, Upload};
 use super::headers;
+use super::peer::Peer;
 use super::subject::client_behind;
 use super::watch::{Running, Watch};
 use super::worker::{Pool, View, Worker};
@@ -22,10 +23,13 @@ use crate::policy::outcome::{Failures, Outcome};
 use crate::snapshot::{Guarded, Rollout, Snapshot};
 use crate::upstream::{Connection, Lease};
 
+/// In `x-forwarded-for`, who has no address (RFC 7239 §6.3). To leave it out would make the backend take us for the client.
+const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
+
 /// Who a connection comes from, and how.
 #[derive(Debug)]
 pub(super) struct Origin {
-    pub(super) ip: IpAddr,
+    pub(super) peer: Peer,
     /// The address as `x-forwarded-for` has it.
     pub(super) forwarded_for: HeaderValue,
     /// `http` or `https`, as `x-forwarded-proto` has it.
@@ -33,10 +37,17 @@ pub(super) struct Origin {
 }
 
 impl Origin {
-    pub(super) fn of(peer: SocketAddr) -> Self {
-        let ip = peer.ip().to_canonical();
-        let forwarded_for = HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII");
-        Self { ip, forwarded_for, scheme: HeaderValue::from_static("http") }
+    pub(super) fn of(peer: Peer) -> Self {
+        let forwarded_for = match peer.ip() {
+            Some(ip) => HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII"),
+            None => UNKNOWN,
+        };
+        Self { peer, forwarded_for, scheme: HeaderValue::from_static("http") }
+    }
+
+    /// The address as logs have it.
+    pub(super) fn name(&self) -> String {
+        self.peer.ip().map_or_else(|| "unknown".to_owned(), |ip| ip.to_string())
     }
 }
 
@@ -54,10 +65,10 @@ impl Client {
     }
 
     /// The address of whoever asks, behind the proxies that `snapshot` trusts.
-    pub(super) fn behind(&self, snapshot: &Snapshot, headers: &HeaderMap) -> IpAddr {
+    pub(super) fn behind(&self, snapshot: &Snapshot, headers: &HeaderMap) -> Option<IpAddr> {
         match snapshot.trusted_proxies.is_empty() {
-            true => self.origin.ip,
-            false => client_behind(&snapshot.trusted_proxies, self.origin.ip, headers),
+            true => self.origin.peer.ip(),
+            false => client_behind(&snapshot.trusted_proxies, &self.origin.peer, headers),
         }
     }
 }

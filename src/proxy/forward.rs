@@ -128,7 +128,7 @@ fn deciding_headers(rollout: &Rollout) -> impl Iterator<Item = &str> {
 
 fn note_for_the_log(report: &mut Report, request: &Request<Incoming>) {
     if report.client.worker.access_log().is_some() {
-        let entry = Entry::new(report.client.origin.ip, request.method().as_str(), request.uri().path());
+        let entry = Entry::new(report.client.origin.name(), request.method().as_str(), request.uri().path());
         report.log_as(Box::new(entry));
     }
 }
@@ -226,7 +226,7 @@ const ADDED_HEADERS: usize = 8;
 fn rewrite_request(parts: &mut Parts, survey: Survey, asked: Asked, way: &Way, report: &Report) {
     let snapshot = &report.view.snapshot;
     let origin = &report.client.origin;
-    let trusted = snapshot.trusted_proxies.iter().any(|network| network.contains(origin.ip));
+    let trusted = origin.peer.is_trusted(&snapshot.trusted_proxies);
     let rollout = way.decided.map(|(at, decision)| (&snapshot.rollouts[at], decision));
     parts.version = Version::HTTP_11;
     parts.headers.reserve(ADDED_HEADERS);
@@ -262,14 +262,16 @@ fn set_target_and_host(parts: &mut Parts, survey: Survey, backend_host: impl FnO
 }
 
 fn add_forwarded(headers: &mut HeaderMap, origin: &Origin, host: Option<HeaderValue>, trusted: bool) {
-    let client = &origin.forwarded_for;
-    if trusted {
-        let hops = headers.get_all(headers::FORWARDED_FOR).iter().chain([client]);
+    let has_said = trusted && headers.contains_key(headers::FORWARDED_FOR);
+    if has_said {
+        // A proxy without an address has said all that there is to say.
+        let own = origin.peer.ip().map(|_| &origin.forwarded_for);
+        let hops = headers.get_all(headers::FORWARDED_FOR).iter().chain(own);
         let hops: Vec<&[u8]> = hops.map(HeaderValue::as_bytes).collect();
         let chain = HeaderValue::from_bytes(&hops.join(&b", "[..])).expect("header values joined by commas are one");
         headers.insert(headers::FORWARDED_FOR, chain);
     } else {
-        headers.insert(headers::FORWARDED_FOR, client.clone());
+        headers.insert(headers::FORWARDED_FOR, origin.forwarded_for.clone());
     }
     headers.entry(headers::FORWARDED_PROTO).or_insert_with(|| origin.scheme.clone());
     if let Some(host) = host {

@@ -11,10 +11,11 @@ use subtle::ConstantTimeEq as _;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::headers;
+use super::peer::Peer;
 use crate::config::{Bypass, Force, Secret};
 use crate::policy::bucket::Bucket;
 use crate::policy::decision::{OnMissing, Side, Subject};
-use crate::policy::network::Network;
+use crate::policy::network::{Network, Trusted};
 use crate::policy::path::percent_decode;
 use crate::policy::route::Target;
 use crate::snapshot::{KeySource, Rollout};
@@ -31,8 +32,8 @@ pub struct Head<'a> {
     pub uri: &'a Uri,
     /// Its headers.
     pub headers: &'a HeaderMap,
-    /// The client's address, behind trusted proxies.
-    pub client: IpAddr,
+    /// The client's address, behind trusted proxies; `None` if it has none.
+    pub client: Option<IpAddr>,
 }
 
 /// A header that decides where a request goes has two values: the backend may go by the other one.
@@ -56,7 +57,7 @@ pub fn key<'a>(request: &Head<'a>, sources: &[KeySource]) -> Result<Option<Cow<'
             KeySource::Jwt(claim) => {
                 request.headers.get(AUTHORIZATION).and_then(|value| jwt_claim(value.as_bytes(), claim))
             }
-            KeySource::ClientIp => Some(Cow::Owned(request.client.to_string().into_bytes())),
+            KeySource::ClientIp => request.client.map(|client| Cow::Owned(client.to_string().into_bytes())),
         };
         found = found.or_else(|| value.and_then(trimmed));
     }
@@ -111,24 +112,27 @@ fn jwt_claim(authorization: &[u8], claim: &str) -> Option<Cow<'static, [u8]>> {
     }
 }
 
-/// The first address from the right of `x-forwarded-for` that is no trusted proxy; the peer itself unless it is one.
+/// The first address from the right of `x-forwarded-for` that is no trusted proxy; the peer's own unless it is one.
 #[must_use]
-pub fn client_behind(trusted: &[Network], peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-    let is_trusted = |ip: IpAddr| trusted.iter().any(|network| network.contains(ip));
-    if !is_trusted(peer) {
-        return peer;
+pub fn client_behind(trusted: &Trusted, peer: &Peer, headers: &HeaderMap) -> Option<IpAddr> {
+    let mut client = peer.ip();
+    if !peer.is_trusted(trusted) {
+        return client;
     }
-    let mut client = peer;
     let lines: Vec<&HeaderValue> = headers.get_all(headers::FORWARDED_FOR).iter().collect();
     let hops = lines.iter().rev().flat_map(|line| line.as_bytes().rsplit(|b| *b == b','));
     for hop in hops {
         let Some(ip) = parse_hop(hop) else { return client };
-        client = ip;
-        if !is_trusted(ip) {
+        client = Some(ip);
+        if !trusted.covers(client) {
             return client;
         }
     }
     client
+}
+
+fn comes_from(networks: &[Network], client: Option<IpAddr>) -> bool {
+    client.is_some_and(|client| networks.iter().any(|network| network.contains(client)))
 }
 
 /// An address as proxies write it: bare, with a port, in brackets.
@@ -253,7 +257,7 @@ fn forced(request: &Head<'_>, force: &Force) -> Option<Side> {
         b"never" => Side::Old,
         _ => return None,
     };
-    let by_network = || force.networks.iter().any(|network| network.contains(request.client));
+    let by_network = || comes_from(&force.networks, request.client);
     let by_token = |secret: &Secret| token.is_some_and(|token| secret.expose().as_bytes().ct_eq(token).into());
     (force.token.as_ref().is_some_and(by_token) || by_network()).then_some(side)
 }
@@ -267,7 +271,7 @@ pub fn passes_maintenance(request: &Head<'_>, bypass: &Bypass, force: Option<&Fo
         value.is_some_and(|value| secret.expose().as_bytes().ct_eq(value).into())
     };
     let by_token = |secret| is_token(secret, from_header()) || is_token(secret, from_cookie());
-    bypass.networks.iter().any(|network| network.contains(request.client))
+    comes_from(&bypass.networks, request.client)
         || bypass.token.as_ref().is_some_and(by_token)
         || force.is_some_and(|force| forced(request, force).is_some())
 }
@@ -321,7 +325,7 @@ mod tests {
     use super::*;
     use crate::policy::bucket::{Hash, Percent};
 
-    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+    const CLIENT: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7)));
 
     fn key_of(uri: &str, lines: &[(&'static str, &str)], sources: &[KeySource]) -> Option<String> {
         let headers: HeaderMap = lines
@@ -369,7 +373,7 @@ mod tests {
 
     #[test]
     fn the_client_is_the_first_untrusted_hop_from_the_right() {
-        let trusted: Vec<Network> = vec!["10.0.0.0/8".parse().unwrap()];
+        let trusted = Trusted { networks: vec!["10.0.0.0/8".parse().unwrap()], unix: true };
         for (peer, forwarded, client) in [
             ("203.0.113.9", &["1.2.3.4"][..], "203.0.113.9"),
             ("10.0.0.1", &["1.2.3.4"], "1.2.3.4"),
@@ -379,14 +383,23 @@ mod tests {
             ("10.0.0.1", &["[2001:db8::1]:443"], "2001:db8::1"),
             ("10.0.0.1", &["unknown"], "10.0.0.1"),
             ("10.0.0.1", &[], "10.0.0.1"),
+            ("unix", &["1.2.3.4, 10.0.0.2"], "1.2.3.4"),
+            ("unix", &[], ""),
+            ("unix", &["unknown"], ""),
+            ("somebody behind 10.0.0.1", &["1.2.3.4"], "10.0.0.1"),
         ] {
             let lines = forwarded.iter().map(|v| (headers::FORWARDED_FOR, HeaderValue::from_str(v).unwrap()));
             let mut map = HeaderMap::new();
             lines.for_each(|(name, value)| {
                 map.append(name, value);
             });
-            let found = client_behind(&trusted, peer.parse().unwrap(), &map);
-            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{peer} {forwarded:?}");
+            let at = |ip: &str| Peer::between((ip.parse::<IpAddr>().unwrap(), 1).into(), ([192, 0, 2, 1], 2).into());
+            let from = match peer.strip_prefix("somebody behind ") {
+                Some(proxy) => Peer { is_itself: false, ..at(proxy) },
+                None if peer == "unix" => Peer::local(),
+                None => at(peer),
+            };
+            assert_eq!(client_behind(&trusted, &from, &map), client.parse().ok(), "{peer} {forwarded:?}");
         }
     }
 

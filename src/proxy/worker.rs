@@ -6,13 +6,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{spawn_local, unconstrained, yield_now};
@@ -20,8 +21,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::access_log::AccessLog;
 use super::body::RequestBody;
-use super::connection;
+use super::connection::{self, Guest};
 use super::exchange::address_of;
+use super::peer::Peer;
 use super::socket::Socket;
 use super::watch::Watch;
 use crate::metrics::{ConnectionMeters, Registry};
@@ -67,9 +69,31 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Arrival {
     /// The accepted socket.
-    pub stream: std::net::TcpStream,
-    /// The client's address.
-    pub peer: SocketAddr,
+    pub stream: Accepted,
+    /// An index into [`Snapshot::listeners`].
+    pub listener: usize,
+}
+
+/// A socket that does not block, on no runtime yet.
+#[derive(Debug)]
+pub enum Accepted {
+    /// Of a port, and the client's address.
+    Tcp(std::net::TcpStream, SocketAddr),
+    /// Of a socket file.
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl Accepted {
+    /// Brings the socket to the runtime of this thread.
+    fn settle(self) -> io::Result<(Socket, Peer)> {
+        Ok(match self {
+            Self::Tcp(stream, source) => {
+                let peer = Peer::between(source, stream.local_addr()?);
+                (Socket::Tcp(TcpStream::from_std(stream)?), peer)
+            }
+            Self::Unix(stream) => (Socket::Unix(UnixStream::from_std(stream)?), Peer::local()),
+        })
+    }
 }
 
 /// What a worker can be sent to do.
@@ -253,6 +277,11 @@ impl Worker {
         self.index
     }
 
+    /// A connection did not begin with the PROXY header that it should have begun with.
+    pub(super) fn count_not_introduced(&self) {
+        self.shared.registry.proxy_protocol_errors.fetch_add(1, Relaxed);
+    }
+
     pub(super) fn access_log(&self) -> Option<&AccessLog> {
         self.shared.access_log.as_ref()
     }
@@ -289,14 +318,14 @@ impl Worker {
     }
 
     fn take_over(self: &Rc<Self>, arrival: Arrival) {
-        let Ok(stream) = TcpStream::from_std(arrival.stream) else { return self.meters().closed.increment() };
+        let Ok((socket, peer)) = arrival.stream.settle() else { return self.meters().closed.increment() };
         let watch = Rc::new(Watch::new(self.view().snapshot.timeouts.clone(), Instant::now()));
         let id = self.next_connection.replace(self.next_connection.get() + 1);
         self.connections.borrow_mut().insert(id, Rc::clone(&watch));
         let place = Place { worker: Rc::clone(self), id };
         // Without tokio's budget: the connection yields by itself after 16 rounds of reading and writing, and what it
         // polls with other wakers than its own must not be told to wait for a wake-up.
-        spawn_local(unconstrained(connection::serve(Socket::Tcp(stream), arrival.peer, watch, place)));
+        spawn_local(unconstrained(connection::serve(Guest { socket, peer, listener: arrival.listener }, watch, place)));
     }
 
     async fn sweep(&self) {

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use tempfile::TempDir;
 use tidegate::config::{self, Config};
 use tidegate::hold::Queue;
+use tidegate::listen::{self, Access};
 use tidegate::metrics::{Registry, RolloutMeters};
 use tidegate::policy::actor::{Actor, Source};
 use tidegate::policy::standing::{Maintenance, Standing};
@@ -59,8 +60,8 @@ impl Plane {
             ending: is_ending.clone(),
         };
         let workers: Vec<_> = (0..WORKERS).map(|index| worker::start(index, shared.clone()).unwrap()).collect();
-        let listener = accept::bind(config.listeners[0]).unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = listen::bind(&config.listeners[0].address, Access::Everyone).unwrap();
+        let address = listener.address.tcp().unwrap();
         let door = accept::open(Door {
             listeners: vec![listener],
             workers: workers.iter().map(|worker| worker.errands.clone()).collect(),

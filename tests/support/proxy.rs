@@ -6,13 +6,17 @@ use std::thread::JoinHandle;
 
 use tempfile::TempDir;
 use tidegate::app::{App, Signal, StartError};
+use tidegate::config::ListenAddress;
 use tokio::sync::mpsc;
 
 use super::{Answer, Backend, Client};
 
 /// A running tidegate with a config file of its own. It drains and ends when it is dropped.
 pub struct Tidegate {
+    /// Its first port.
     pub address: SocketAddr,
+    /// All that it listens on.
+    pub addresses: Vec<ListenAddress>,
     /// `http://127.0.0.1:PORT`
     pub admin: String,
     pub dir: TempDir,
@@ -64,14 +68,15 @@ impl Tidegate {
     /// Starts with the config at `path`, in `dir` or below.
     pub fn start_at(dir: TempDir, path: PathBuf) -> Result<Self, StartError> {
         let app = App::bind(&path)?;
-        let address = app.addresses().unwrap()[0];
+        let addresses = app.addresses();
+        let address = addresses.iter().find_map(ListenAddress::tcp).unwrap_or_else(super::dead_address);
         let admin = app.admin_address();
         let (signals, incoming) = mpsc::channel(8);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(app.run(incoming))
         });
-        Ok(Self { address, admin, dir, signals, thread: Some(thread) })
+        Ok(Self { address, addresses, admin, dir, signals, thread: Some(thread) })
     }
 
     pub fn config_path(&self) -> PathBuf {

@@ -1,7 +1,7 @@
 //! Between TCP, which stories speak, and unix sockets, which tidegate can speak as well: every byte is passed on.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread;
@@ -16,6 +16,21 @@ pub fn from_unix(path: &Path, address: SocketAddr) {
             }
         }
     });
+}
+
+/// Listens on a port and passes what comes on to the unix socket at `path`.
+pub fn to_unix(path: &Path) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let path = path.to_owned();
+    thread::spawn(move || {
+        for there in listener.incoming().map_while(Result::ok) {
+            if let Ok(here) = UnixStream::connect(&path) {
+                join(here, there);
+            }
+        }
+    });
+    address
 }
 
 fn join(unix: UnixStream, tcp: TcpStream) {

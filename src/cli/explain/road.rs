@@ -16,6 +16,7 @@ use crate::policy::decision::{Decision, Fallback, OnMissing, Reason, Side, Subje
 use crate::policy::path::normalise;
 use crate::policy::rollout::{Event, Moment, Plan, State, Strategy, step};
 use crate::policy::route::{Host, Match};
+use crate::proxy::peer::Peer;
 use crate::proxy::route;
 use crate::proxy::subject::{self, Head, RolloutSubject, StandIn, bare_host, client_behind};
 use crate::snapshot::{Backend, Destination, KeySource, Overlay, Rollout, Snapshot};
@@ -98,13 +99,14 @@ pub(super) fn explain(mut config: Config, request: &Request, percent: Option<Per
         config.rollouts.values_mut().for_each(|rollout| rollout.strategy = Strategy::Percent(percent));
     }
     let snapshot = Snapshot::build(&config, 1, SystemTime::now(), &Registry::new(1), &as_first_seen(&config));
-    let client = client_behind(&snapshot.trusted_proxies, request.peer, &request.headers);
+    let peer = Peer::between((request.peer, 0).into(), (request.peer, 0).into());
+    let client = client_behind(&snapshot.trusted_proxies, &peer, &request.headers);
     let head = Head { method: &request.method, uri: &request.uri, headers: &request.headers, client };
     let host = request.headers.get(HOST).map(HeaderValue::as_bytes).map(String::from_utf8_lossy).unwrap_or_default();
     let mut explanation = Explanation {
         request: format!("{} {}", request.method, request.uri),
         host: harmless(&bare_host(&host)),
-        client: client.to_string(),
+        client: client.map(|client| client.to_string()).unwrap_or_default(),
         route: None,
         rollout: None,
         backend: None,

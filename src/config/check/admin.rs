@@ -1,18 +1,19 @@
 //! The admin side: where it listens, whom it obeys, and under which names it may be asked.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::Ipv6Addr;
+use std::path::Path;
 
 use super::Checker;
 use crate::config::document::Place;
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-use crate::config::{Admin, AdminAddress, Secret, Token, raw};
+use crate::config::{Admin, ListenAddress, Listener, Secret, Token, raw};
 
 /// A secret that can be guessed is none.
 const SHORTEST_TOKEN: usize = 16;
 
 impl Checker<'_> {
-    pub(super) fn admin(&mut self, raw: &raw::Admin, listeners: &[SocketAddr]) -> Option<Admin> {
+    pub(super) fn admin(&mut self, raw: &raw::Admin, listeners: &[Listener]) -> Option<Admin> {
         let place = Place::default().key("admin");
         let address = self.admin_address(&place.key("address"), raw, listeners);
         let tokens = raw.token_file.as_deref().map(|file| self.tokens(&place.key("token_file"), file));
@@ -21,16 +22,13 @@ impl Checker<'_> {
         Some(Admin { address: address?, tokens: tokens.unwrap_or_else(|| Some(Vec::new()))?, allowed_hosts })
     }
 
-    fn admin_address(&mut self, place: &Place, raw: &raw::Admin, listeners: &[SocketAddr]) -> Option<AdminAddress> {
-        if let Some(path) = raw.address.strip_prefix("unix:") {
-            return self.path(place, path).map(AdminAddress::Unix);
-        }
-        let address = self.faults.take(place, tcp_address(&raw.address, raw.token_file.is_some()))?;
-        if address.port() != 0 && listeners.contains(&address) {
-            let complaint = Complaint::new("this is a listener's address").help("give the admin side its own port");
+    fn admin_address(&mut self, place: &Place, raw: &raw::Admin, listeners: &[Listener]) -> Option<ListenAddress> {
+        let address = self.faults.take(place, admin_address(&raw.address, self.folder, raw.token_file.is_some()))?;
+        if listeners.iter().any(|listener| listener.address.collides_with(&address)) {
+            let complaint = Complaint::new("this is a listener's address").help("give the admin side its own");
             self.faults.add(place.clone(), complaint);
         }
-        Some(AdminAddress::Tcp(address))
+        Some(address)
     }
 
     fn tokens(&mut self, place: &Place, file: &str) -> Option<Vec<Token>> {
@@ -41,10 +39,14 @@ impl Checker<'_> {
 }
 
 /// Without tokens the admin side answers everyone who reaches it, so nobody outside the machine may.
-fn tcp_address(text: &str, has_tokens: bool) -> Checked<SocketAddr> {
+fn admin_address(text: &str, folder: &Path, has_tokens: bool) -> Checked<ListenAddress> {
     let allowed = "a loopback address such as 127.0.0.1:9901, or unix:/path/to/admin.sock";
-    let address = value::address(text).map_err(|complaint| complaint.allowed(allowed))?;
-    match has_tokens || address.ip().to_canonical().is_loopback() {
+    let address = value::listen_address(text, folder).map_err(|complaint| complaint.allowed(allowed))?;
+    let is_near = match &address {
+        ListenAddress::Tcp(address) => address.ip().to_canonical().is_loopback(),
+        ListenAddress::Unix(_) => true,
+    };
+    match has_tokens || is_near {
         true => Ok(address),
         false => Err(Complaint::new("others could reach this address, and nothing says whom the admin side obeys")
             .allowed(format!("{allowed}; any other with `token_file`"))

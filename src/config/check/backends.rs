@@ -1,7 +1,7 @@
 //! Backends: those with a name of their own, and those that a rollout writes as a URL.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,9 +11,13 @@ use crate::config::document::Place;
 use crate::config::endpoint::{self, is_endpoint};
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
+<<<<<<< HEAD
 use crate::config::{Address, Backend, BackendLimits, BackendTimeouts, Endpoint, Health, Retries, raw};
 use crate::policy::balance::Balance;
 use crate::policy::bucket::Percent;
+=======
+use crate::config::{Address, Backend, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, raw};
+>>>>>>> main
 use crate::policy::decision::Side;
 use crate::policy::ejection::Rules;
 use crate::policy::health::Thresholds;
@@ -31,7 +35,7 @@ impl Checker<'_> {
         &mut self,
         raw: &BTreeMap<String, raw::Backend>,
         rollouts: &[WrittenRollout<'_>],
-        listeners: &[SocketAddr],
+        listeners: &[Listener],
     ) -> Backends {
         let mut checked = BTreeMap::new();
         let mut names: BTreeSet<String> = raw.keys().cloned().collect();
@@ -51,6 +55,7 @@ impl Checker<'_> {
         Backends { checked, names }
     }
 
+<<<<<<< HEAD
     fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[SocketAddr]) -> Option<Backend> {
         let written = self.required(place, "endpoints", raw.endpoints.as_ref(), ENDPOINTS);
         let endpoints = written.map(|written| self.endpoints(&place.key("endpoints"), written, listeners));
@@ -59,6 +64,14 @@ impl Checker<'_> {
     }
 
     fn endpoints(&mut self, place: &Place, written: &[String], listeners: &[SocketAddr]) -> Vec<Endpoint> {
+=======
+    fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
+        let timeouts = self.backend_timeouts(&place.key("timeouts"), &raw.timeouts);
+        let health = raw.health.as_ref().map(|raw| self.health(&place.key("health"), raw));
+        let wanted = "a list of URLs such as [http://127.0.0.1:9001]";
+        let written = self.required(place, "endpoints", raw.endpoints.as_ref(), wanted)?;
+        let place = place.key("endpoints");
+>>>>>>> main
         if written.is_empty() {
             self.faults.add(place.clone(), Complaint::new("a backend needs at least one endpoint").allowed(ENDPOINTS));
         }
@@ -162,9 +175,9 @@ impl<'a> WrittenRollout<'a> {
 }
 
 /// An endpoint that is none of tidegate's own `listeners`.
-fn endpoint(url: &str, folder: &Path, listeners: &[SocketAddr]) -> Checked<Endpoint> {
+fn endpoint(url: &str, folder: &Path, listeners: &[Listener]) -> Checked<Endpoint> {
     let endpoint = endpoint::endpoint(url, folder)?;
-    match listeners.iter().any(|listener| leads_to(&endpoint, *listener)) {
+    match listeners.iter().any(|listener| leads_to(&endpoint.address, &listener.address)) {
         true => Err(Complaint::new("this is a listener of tidegate itself: a request would go round in circles")
             .help("give the address on which the backend listens")),
         false => Ok(endpoint),
@@ -172,18 +185,24 @@ fn endpoint(url: &str, folder: &Path, listeners: &[SocketAddr]) -> Checked<Endpo
 }
 
 /// Whether a connection to `endpoint` is one to `listener`, as far as can be told without asking the network.
-fn leads_to(endpoint: &Endpoint, listener: SocketAddr) -> bool {
-    let Address::Tcp { host, port } = &endpoint.address else { return false };
-    let address = match host.as_str() {
-        "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        host => host.parse().ok(),
-    };
-    let on_all = |address: IpAddr| {
-        // A listener on all addresses has that of the loopback too.
-        listener.ip().is_unspecified() && listener.is_ipv4() == address.is_ipv4() && address.is_loopback()
-    };
-    let ours = |address: IpAddr| address == listener.ip() || on_all(address);
-    *port == listener.port() && address.is_some_and(ours)
+fn leads_to(endpoint: &Address, listener: &ListenAddress) -> bool {
+    match (endpoint, listener) {
+        (Address::Unix(path), ListenAddress::Unix(own)) => path == own,
+        (Address::Tcp { host, port }, ListenAddress::Tcp(listener)) if *port == listener.port() => {
+            let address = match host.as_str() {
+                "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+                host => host.parse().ok(),
+            };
+            address.is_some_and(|address| reaches(address, listener.ip()))
+        }
+        _ => false,
+    }
+}
+
+/// A listener on all addresses has that of the loopback too.
+fn reaches(address: IpAddr, listener: IpAddr) -> bool {
+    let on_all = listener.is_unspecified() && listener.is_ipv4() == address.is_ipv4() && address.is_loopback();
+    address == listener || on_all
 }
 
 /// Checks that come faster would be a load by themselves.

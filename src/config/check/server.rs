@@ -1,28 +1,47 @@
 //! The server's own settings: where it listens, how it ends, how long and how much it lets clients.
 
-use std::net::SocketAddr;
-
 use super::Checker;
 use crate::config::document::Place;
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-use crate::config::{AccessLog, ClientTimeouts, Limits, Shutdown, raw};
+use crate::config::{AccessLog, ClientTimeouts, Limits, ListenAddress, Listener, Shutdown, raw};
+use crate::policy::network::Trusted;
+
+const TRUSTED: &str = "an address or a network, such as 192.0.2.7, 10.0.0.0/8 or fd00::/8; unix for unix sockets";
 
 impl Checker<'_> {
-    pub(super) fn listeners(&mut self, raw: &raw::Raw) -> Vec<SocketAddr> {
-        let places = self.written_addresses(raw);
-        let mut listeners = Vec::new();
-        for (place, text) in places {
-            let Some(address) = self.faults.take(&place, value::address(text)) else { continue };
-            if address.port() != 0 && listeners.contains(&address) {
-                self.faults.add(place, Complaint::new("another listener has this address already"));
+    pub(super) fn listeners(&mut self, raw: &raw::Raw, trusted: &Trusted) -> Vec<Listener> {
+        let mut listeners: Vec<Listener> = Vec::new();
+        for written in self.written_listeners(raw) {
+            let Some(listener) = self.listener(&written, trusted) else { continue };
+            if listeners.iter().any(|other| listener.address.collides_with(&other.address)) {
+                self.faults.add(written.address_place(), Complaint::new("another listener has this address already"));
             }
-            listeners.push(address);
+            listeners.push(listener);
         }
         listeners
     }
 
-    fn written_addresses<'r>(&mut self, raw: &'r raw::Raw) -> Vec<(Place, &'r String)> {
+    fn listener(&mut self, written: &Written<'_>, trusted: &Trusted) -> Option<Listener> {
+        let wanted = "an address such as 0.0.0.0:8080";
+        let address = self.required(&written.place, written.key, written.address, wanted)?;
+        let address = self.faults.take(&written.address_place(), value::listen_address(address, self.folder))?;
+        let proxy_protocol = written.listener.is_some_and(|listener| listener.proxy_protocol);
+        let (is_anybody, help) = match address {
+            ListenAddress::Tcp(_) => {
+                (!trusted.networks.is_empty(), "name the networks of the proxies that stand in front in")
+            }
+            ListenAddress::Unix(_) => (trusted.unix, "add the word `unix` to"),
+        };
+        if proxy_protocol && !is_anybody {
+            let complaint = Complaint::new("nobody here is trusted to say whom a connection is for");
+            let complaint = complaint.help(format!("{help} `trusted_proxies`, at the top of the file"));
+            self.faults.add(written.place.key("proxy_protocol"), complaint);
+        }
+        Some(Listener { address, proxy_protocol })
+    }
+
+    fn written_listeners<'r>(&mut self, raw: &'r raw::Raw) -> Vec<Written<'r>> {
         let (short, long) = (Place::default().key("listen"), Place::default().key("listeners"));
         let list = raw.listeners.as_deref().unwrap_or_default();
         if raw.listen.is_some() && raw.listeners.is_some() {
@@ -32,14 +51,26 @@ impl Checker<'_> {
             self.faults
                 .add(place, Complaint::new("there is no listener").help("add, for example, listen: 127.0.0.1:8080"));
         }
-        let mut places: Vec<_> = raw.listen.iter().map(|text| (short.clone(), text)).collect();
-        for (at, listener) in list.iter().enumerate() {
-            let place = long.item(at);
-            let address =
-                self.required(&place, "address", listener.address.as_ref(), "an address such as 0.0.0.0:8080");
-            places.extend(address.map(|text| (place.key("address"), text)));
-        }
-        places
+        let of_short =
+            |address| Written { place: Place::default(), key: "listen", address: Some(address), listener: None };
+        let of_long = |(at, listener): (usize, &'r raw::Listener)| Written {
+            place: long.item(at),
+            key: "address",
+            address: listener.address.as_ref(),
+            listener: Some(listener),
+        };
+        raw.listen.iter().map(of_short).chain(list.iter().enumerate().map(of_long)).collect()
+    }
+
+    /// Networks, and the word `unix` for those who come through a socket of this machine.
+    pub(super) fn trusted_proxies(&mut self, written: &[String]) -> Trusted {
+        let place = Place::default().key("trusted_proxies");
+        let is_unix = |text: &str| text == "unix";
+        let networks = self.faults.take_all(&place, written, |text| match is_unix(text) {
+            true => Ok(None),
+            false => value::network(text).map(Some).map_err(|complaint| complaint.allowed(TRUSTED)),
+        });
+        Trusted { networks: networks.into_iter().flatten().collect(), unix: written.iter().any(|text| is_unix(text)) }
     }
 
     pub(super) fn shutdown(&mut self, raw: &raw::Shutdown) -> Option<Shutdown> {
@@ -94,6 +125,22 @@ impl Checker<'_> {
             "stdout" => Some(AccessLog::Stdout),
             path => self.path(&Place::default().key("access_log"), path).map(AccessLog::File),
         }
+    }
+}
+
+/// A listener as it is written, in either form.
+struct Written<'r> {
+    place: Place,
+    /// The key in `place` that holds the address.
+    key: &'static str,
+    address: Option<&'r String>,
+    /// What else is written of it; the short form has nothing.
+    listener: Option<&'r raw::Listener>,
+}
+
+impl Written<'_> {
+    fn address_place(&self) -> Place {
+        self.place.key(self.key)
     }
 }
 

@@ -73,7 +73,7 @@ fn all_that_can_be_said() {
 fn every_mistake_about_backends_has_its_sentence() {
     let too_small = "with this budget no request could be sent once more before long";
     for (lines, complaint) in [
-        ("balance: random", "backends.v2.balance: unknown value"),
+        ("balance: random", "backends.v2.balance: this is not one of the allowed words"),
         ("slow_start: -1s", "backends.v2.slow_start: this is not a duration"),
         ("health: {}", "backends.v2.health: `path` is missing"),
         ("health: {path: healthz}", "backends.v2.health.path: a path begins with /"),

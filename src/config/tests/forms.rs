@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{EXAMPLE, MINIMAL, minimal, read, yaml};
-use crate::config::{AccessLog, AdminAddress, Config, Destination, KeySource, load, parse, schema};
+use crate::config::{AccessLog, Config, Destination, KeySource, ListenAddress, Listener, load, parse, schema};
 use crate::policy::bucket::Hash;
 use crate::policy::decision::{OnMissing, Side};
 
@@ -14,8 +14,9 @@ use crate::policy::decision::{OnMissing, Side};
 fn the_smallest_config_is_enough() {
     let config = yaml(MINIMAL).unwrap();
     let rollout = &config.rollouts["default"];
-    assert_eq!(config.listeners, ["127.0.0.1:8080".parse().unwrap()]);
-    assert_eq!(config.admin.address, AdminAddress::Tcp("127.0.0.1:9901".parse().unwrap()));
+    let address = ListenAddress::Tcp("127.0.0.1:8080".parse().unwrap());
+    assert_eq!(config.listeners, [Listener { address, proxy_protocol: false }]);
+    assert_eq!(config.admin.address, ListenAddress::Tcp("127.0.0.1:9901".parse().unwrap()));
     assert_eq!((rollout.old.as_str(), rollout.new.as_str()), ("default-old", "default-new"));
     assert_eq!(config.backends["default-new"].endpoints[0].to_string(), "http://127.0.0.1:9002");
     assert_eq!(rollout.configured().hundredths(), 500);
@@ -219,7 +220,7 @@ fn files_are_found_beside_the_config() {
     assert_eq!(rollout.rules[0].keys, ["1007", "acme"].map(|key| Box::from(key.as_bytes())).into());
     assert_eq!(config.state_dir, Some(folder.path().join("state")));
     assert_eq!(config.access_log, Some(AccessLog::File(folder.path().join("log/access"))));
-    assert_eq!(config.admin.address, AdminAddress::Unix(folder.path().join("admin.sock")));
+    assert_eq!(config.admin.address, ListenAddress::Unix(folder.path().join("admin.sock")));
 }
 
 #[test]

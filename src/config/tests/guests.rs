@@ -6,7 +6,11 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{MINIMAL, complaints, minimal, yaml};
+<<<<<<< HEAD
 use crate::config::{AdminAddress, Config, ConfigError, load};
+=======
+use crate::config::{Config, ConfigError, Health, ListenAddress, load};
+>>>>>>> main
 
 const LONG: &str = "0123456789abcdef";
 
@@ -44,7 +48,7 @@ fn others_reach_the_admin_side_with_a_token() {
     let secrets = ["=:1", "2", "3"].map(|end| format!("{LONG}{end}"));
     assert_eq!(told, [("alice", &*secrets[0]), ("bob", &*secrets[1]), ("token", &*secrets[2])]);
     assert_eq!(admin.allowed_hosts, ["tidegate.internal", "[fd00::7]"]);
-    assert_eq!(admin.address, AdminAddress::Tcp("0.0.0.0:9901".parse().unwrap()));
+    assert_eq!(admin.address, ListenAddress::Tcp("0.0.0.0:9901".parse().unwrap()));
     assert!(!format!("{admin:?}").contains(LONG));
     assert!(yaml(MINIMAL).unwrap().admin.tokens.is_empty());
 }
@@ -144,6 +148,39 @@ fn a_backend_that_is_a_listener() {
             false => assert!(yaml(&text).is_ok(), "{listen} {backend}"),
         }
     }
+}
+
+#[test]
+fn every_mistake_about_listeners_has_its_sentence() {
+    let long = format!("unix:/{}", "a".repeat(120));
+    let nobody = "nobody here is trusted to say whom a connection is for";
+    for (lines, complaint) in [
+        (
+            "[{address: 'unix:a'}, {address: 'unix:a'}]",
+            "listeners[1].address: another listener has this address already",
+        ),
+        ("[{address: 'unix:'}]", "listeners[0].address: this is not the path of a socket"),
+        (
+            &format!("[{{address: '{long}'}}]"),
+            "listeners[0].address: this path is too long for a socket, or holds a NUL",
+        ),
+        ("[{address: '127.0.0.1:0', proxy_protocol: true}]", &format!("listeners[0].proxy_protocol: {nobody}")),
+        (
+            "[{address: '127.0.0.1:0', proxy_protocol: true}]\ntrusted_proxies: [unix]",
+            &format!("listeners[0].proxy_protocol: {nobody}"),
+        ),
+        (
+            "[{address: 'unix:a', proxy_protocol: true}]\ntrusted_proxies: [10.0.0.0/8]",
+            &format!("listeners[0].proxy_protocol: {nobody}"),
+        ),
+        ("[{address: 'unix:a'}]\nadmin: {address: 'unix:a'}", "admin.address: this is a listener's address"),
+        ("[{address: 'unix:a'}]\ntrusted_proxies: [unic]", "trusted_proxies[0]: this is not a network"),
+    ] {
+        let text = minimal("listen: 127.0.0.1:8080", &format!("listeners: {lines}"));
+        assert_eq!(complaints(&text), [complaint], "{lines}");
+    }
+    let text = minimal("listen: 127.0.0.1:8080", "listen: unix:a.sock").replace("http://127.0.0.1:9001", "unix:a.sock");
+    assert_eq!(complaints(&text).len(), 1, "a request would go round in circles");
 }
 
 #[test]

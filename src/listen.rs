@@ -1,4 +1,4 @@
-//! Where the admin side listens: a loopback port or a unix socket that only its owner may open.
+//! Where somebody is listened to: a port, or a socket file that is put in place whole and goes with its listener.
 
 use std::fs::{self, Metadata, Permissions};
 use std::io::{self, ErrorKind};
@@ -7,56 +7,79 @@ use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use crate::config::AdminAddress;
+use socket2::{Domain, Protocol, SockAddr, Type};
 
-/// A bound socket that nobody is accepted from yet.
+use crate::config::ListenAddress;
+
+/// Connections that the kernel may hold for us.
+pub const BACKLOG: i32 = 4096;
+
+/// A bound listener that nobody is accepted from yet.
 #[derive(Debug)]
 pub struct Listener {
-    pub(super) socket: Socket,
-    address: String,
-    pub(super) file: Option<SocketFile>,
+    /// Does not block.
+    pub socket: Socket,
+    /// Where it is, with the port that was chosen for `:0`.
+    pub address: ListenAddress,
+    /// Removes the socket file, if there is one, when it is dropped.
+    pub file: Option<SocketFile>,
 }
 
 /// The two kinds of sockets.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub enum Socket {
+    /// A port.
     Tcp(TcpListener),
+    /// A socket file.
     Unix(UnixListener),
 }
 
-impl Listener {
-    /// How clients name it: `http://127.0.0.1:9901` or `unix:/path`.
-    #[must_use]
-    pub fn address(&self) -> String {
-        self.address.clone()
+/// Who may connect to a socket file, besides root. Who cannot enter its folder cannot connect either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// The user who runs the process.
+    Owner,
+    /// Every user of the machine, as with a port.
+    Everyone,
+}
+
+impl Access {
+    fn mode(self) -> u32 {
+        match self {
+            Self::Owner => 0o600,
+            Self::Everyone => 0o666,
+        }
     }
 }
 
-/// Binds `address`. A socket file that a killed process left behind is replaced.
+/// Binds `address`; `access` is about a socket file. One that a killed process left behind is replaced.
 ///
 /// # Errors
 ///
 /// The address is taken, not ours to take, or names a file that is no socket. The caller says which address it was.
-pub fn bind(address: &AdminAddress) -> io::Result<Listener> {
+pub fn bind(address: &ListenAddress, access: Access) -> io::Result<Listener> {
     match address {
-        AdminAddress::Tcp(address) => bind_tcp(*address),
-        AdminAddress::Unix(path) => bind_unix(path),
+        ListenAddress::Tcp(address) => bind_tcp(*address),
+        ListenAddress::Unix(path) => bind_unix(path, access),
     }
 }
 
 fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
-    let socket = TcpListener::bind(address)?;
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
-    let address = format!("http://{}", socket.local_addr()?);
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    let socket = TcpListener::from(socket);
+    let address = ListenAddress::Tcp(socket.local_addr()?);
     Ok(Listener { socket: Socket::Tcp(socket), address, file: None })
 }
 
-fn bind_unix(path: &Path) -> io::Result<Listener> {
+fn bind_unix(path: &Path, access: Access) -> io::Result<Listener> {
     refuse_what_is_in_use(path)?;
-    let socket = bind_private(path)?;
-    socket.set_nonblocking(true)?;
+    let socket = bind_aside(path, access)?;
     let file = SocketFile::at(path)?;
-    Ok(Listener { socket: Socket::Unix(socket), address: format!("unix:{}", path.display()), file: Some(file) })
+    Ok(Listener { socket: Socket::Unix(socket), address: ListenAddress::Unix(path.to_owned()), file: Some(file) })
 }
 
 fn refuse_what_is_in_use(path: &Path) -> io::Result<()> {
@@ -77,26 +100,30 @@ fn refuse_what_is_in_use(path: &Path) -> io::Result<()> {
 
 /// Binds in a folder that nobody else can enter and moves the socket into place, so that there is no moment in which it
 /// is open to others, or not there while an old one is replaced.
-fn bind_private(path: &Path) -> io::Result<UnixListener> {
+fn bind_aside(path: &Path, access: Access) -> io::Result<UnixListener> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let nest = parent.join(format!(".tg{}", std::process::id()));
+    // Not the process's number: in containers that is 1 every time, and a killed one may have left its folder.
+    let nest = parent.join(format!(".tg{:06x}", fastrand::u32(..1 << 24)));
     fs::DirBuilder::new().mode(0o700).create(&nest)?;
-    let bound = bind_and_move(&nest.join("s"), path);
+    let bound = bind_and_move(&nest.join("s"), path, access);
     let emptied = fs::remove_dir_all(&nest);
     let socket = bound?;
     emptied.map(|()| socket)
 }
 
-fn bind_and_move(from: &Path, to: &Path) -> io::Result<UnixListener> {
-    let socket = UnixListener::bind(from)?;
-    fs::set_permissions(from, Permissions::from_mode(0o600))?;
+fn bind_and_move(from: &Path, to: &Path, access: Access) -> io::Result<UnixListener> {
+    let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SockAddr::unix(from)?)?;
+    fs::set_permissions(from, Permissions::from_mode(access.mode()))?;
+    socket.listen(BACKLOG)?;
     fs::rename(from, to)?;
-    Ok(socket)
+    Ok(socket.into())
 }
 
 /// A socket file, removed when this is dropped, unless another process has put its own there by then.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
 }
@@ -125,27 +152,30 @@ mod tests {
     use super::*;
 
     fn unix(path: &Path) -> io::Result<Listener> {
-        bind(&AdminAddress::Unix(path.to_owned()))
+        bind(&ListenAddress::Unix(path.to_owned()), Access::Owner)
     }
 
     #[test]
     fn a_port_of_its_own_choosing_is_told() {
-        let listener = bind(&AdminAddress::Tcp("127.0.0.1:0".parse().unwrap())).unwrap();
-        let port: u16 = listener.address().strip_prefix("http://127.0.0.1:").unwrap().parse().unwrap();
-        let taken = bind(&AdminAddress::Tcp(([127, 0, 0, 1], port).into())).unwrap_err();
+        let listener = bind(&ListenAddress::Tcp("127.0.0.1:0".parse().unwrap()), Access::Owner).unwrap();
+        let ListenAddress::Tcp(address) = listener.address else { panic!("{listener:?}") };
+        assert_ne!(address.port(), 0);
+        let taken = bind(&ListenAddress::Tcp(address), Access::Owner).unwrap_err();
         assert_eq!(taken.kind(), ErrorKind::AddrInUse);
     }
 
     #[test]
-    fn a_socket_file_is_private_and_goes_with_its_listener() {
+    fn a_socket_file_is_as_open_as_it_should_be_and_goes_with_its_listener() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.sock");
-        let listener = unix(&path).unwrap();
-        assert_eq!(listener.address(), format!("unix:{}", path.display()));
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
-        drop(listener);
-        assert!(!path.exists());
+        for (access, mode) in [(Access::Owner, 0o600), (Access::Everyone, 0o666)] {
+            let listener = bind(&ListenAddress::Unix(path.clone()), access).unwrap();
+            assert_eq!(listener.address.to_string(), format!("unix:{}", path.display()));
+            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+            drop(listener);
+            assert!(!path.exists());
+        }
     }
 
     #[test]
