@@ -17,14 +17,9 @@ use crate::metrics::endpoint::EndpointState;
 use crate::metrics::{Registry, RolloutMeters, Seat, Series};
 use crate::policy::balance::Balance;
 use crate::policy::bucket::Percent;
-<<<<<<< HEAD
 use crate::policy::decision::{Fallback, OnMissing, Side, Split};
 use crate::policy::ejection;
-use crate::policy::network::Network;
-=======
-use crate::policy::decision::{OnMissing, Side, Split};
 use crate::policy::network::Trusted;
->>>>>>> main
 use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
@@ -348,12 +343,8 @@ impl Snapshot {
             webhooks: config.webhooks.clone().into(),
             written: Arc::clone(&config.written),
             rollouts,
-<<<<<<< HEAD
             backends: config.backends.iter().map(put_up).collect(),
-=======
-            backends: config.backends.iter().map(|(name, written)| backend(name, written, max_header_size)).collect(),
             listeners: config.listeners.clone(),
->>>>>>> main
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),

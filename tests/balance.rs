@@ -75,7 +75,9 @@ fn who_is_busy_gets_nothing_while_another_one_is_idle() {
     let quick = Backend::named("quick");
     let tidegate = before_with_one_worker(&[slow.url(), quick.url()], "");
     let mut stuck: Vec<Client> = (0..2).map(|_| tidegate.client()).collect();
-    stuck.iter_mut().for_each(|client| drop(client.send("GET / HTTP/1.1\r\nhost: service\r\n\r\n")));
+    for client in &mut stuck {
+        client.send("GET / HTTP/1.1\r\nhost: service\r\n\r\n");
+    }
     eventually("one of them is stuck", || answered(&slow) == 1 && answered(&quick) == 1);
     let mut client = tidegate.client();
     for _ in 0..50 {

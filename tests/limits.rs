@@ -90,7 +90,9 @@ fn who_waits_is_served_when_a_connection_is_free() {
     let mut clients: Vec<Client> = (0..4).map(|_| tidegate.client()).collect();
     clients[0].send(GET);
     eventually("the first one runs", || scene.backend.requests().len() == 1);
-    clients[1..].iter_mut().for_each(|client| drop(client.send(GET)));
+    for client in &mut clients[1..] {
+        client.send(GET);
+    }
     eventually("the others wait", || pending(&tidegate) == 3.0);
     assert_eq!(connections(&tidegate), 1.0);
     scene.go_on();
@@ -172,7 +174,9 @@ fn a_reload_changes_the_limit_for_those_who_wait() {
     };
     let tidegate = Tidegate::start(&config(1));
     let mut clients: Vec<Client> = (0..4).map(|_| tidegate.client()).collect();
-    clients.iter_mut().for_each(|client| drop(client.send(GET)));
+    for client in &mut clients {
+        client.send(GET);
+    }
     eventually("three wait", || pending(&tidegate) == 3.0 && scene.backend.requests().len() == 1);
     tidegate.edit(&config(3));
     eventually("one waits", || pending(&tidegate) == 1.0 && scene.backend.requests().len() == 3);

@@ -11,13 +11,11 @@ use crate::config::document::Place;
 use crate::config::endpoint::{self, is_endpoint};
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-<<<<<<< HEAD
-use crate::config::{Address, Backend, BackendLimits, BackendTimeouts, Endpoint, Health, Retries, raw};
+use crate::config::{
+    Address, Backend, BackendLimits, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, Retries, raw,
+};
 use crate::policy::balance::Balance;
 use crate::policy::bucket::Percent;
-=======
-use crate::config::{Address, Backend, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, raw};
->>>>>>> main
 use crate::policy::decision::Side;
 use crate::policy::ejection::Rules;
 use crate::policy::health::Thresholds;
@@ -55,23 +53,14 @@ impl Checker<'_> {
         Backends { checked, names }
     }
 
-<<<<<<< HEAD
-    fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[SocketAddr]) -> Option<Backend> {
+    fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
         let written = self.required(place, "endpoints", raw.endpoints.as_ref(), ENDPOINTS);
         let endpoints = written.map(|written| self.endpoints(&place.key("endpoints"), written, listeners));
         let settings = self.backend_settings(place, raw);
         Some(Backend { endpoints: endpoints?, ..settings? })
     }
 
-    fn endpoints(&mut self, place: &Place, written: &[String], listeners: &[SocketAddr]) -> Vec<Endpoint> {
-=======
-    fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
-        let timeouts = self.backend_timeouts(&place.key("timeouts"), &raw.timeouts);
-        let health = raw.health.as_ref().map(|raw| self.health(&place.key("health"), raw));
-        let wanted = "a list of URLs such as [http://127.0.0.1:9001]";
-        let written = self.required(place, "endpoints", raw.endpoints.as_ref(), wanted)?;
-        let place = place.key("endpoints");
->>>>>>> main
+    fn endpoints(&mut self, place: &Place, written: &[String], listeners: &[Listener]) -> Vec<Endpoint> {
         if written.is_empty() {
             self.faults.add(place.clone(), Complaint::new("a backend needs at least one endpoint").allowed(ENDPOINTS));
         }

@@ -6,11 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{MINIMAL, complaints, minimal, yaml};
-<<<<<<< HEAD
-use crate::config::{AdminAddress, Config, ConfigError, load};
-=======
-use crate::config::{Config, ConfigError, Health, ListenAddress, load};
->>>>>>> main
+use crate::config::{Config, ConfigError, ListenAddress, load};
 
 const LONG: &str = "0123456789abcdef";
 
