@@ -528,6 +528,8 @@ fn exact(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BackendLimits;
+    use crate::metrics::endpoint::Against;
     use std::time::Duration;
 
     fn scrape(registry: &Registry) -> Scrape<'_> {
@@ -650,6 +652,33 @@ mod tests {
             &registry,
             "tidegate_guard_evidence{rollout=\"ledger\",sense=\"failures\",part=\"tolerated\"} 0.25",
         );
+    }
+
+    #[test]
+    fn a_backend_tells_of_its_endpoints_and_connections() {
+        let registry = Registry::new(2);
+        let backend = registry.backend("ledger-v2");
+        backend.slots.limit(&BackendLimits { max_connections: 8, max_pending: 0, max_wait: Duration::ZERO });
+        let _connection = backend.slots.take();
+        let endpoint = backend.endpoint("10.0.0.1:80");
+        endpoint.set(Against::Ejected, true);
+        endpoint.count(1, true);
+        backend.retried(Failure::Stale);
+        let labels = "{backend=\"ledger-v2\",endpoint=\"10.0.0.1:80\"}";
+        for line in [
+            format!("tidegate_endpoint_healthy{labels} 0"),
+            format!("tidegate_endpoint_inflight_requests{labels} 1"),
+            format!("tidegate_endpoint_ejections_total{labels} 1"),
+            "tidegate_backend_connections{backend=\"ledger-v2\"} 1".to_owned(),
+            "tidegate_backend_max_connections{backend=\"ledger-v2\"} 8".to_owned(),
+            "tidegate_backend_pending_requests{backend=\"ledger-v2\"} 0".to_owned(),
+            "tidegate_retries_total{backend=\"ledger-v2\",cause=\"stale\"} 1".to_owned(),
+        ] {
+            assert_told(&registry, &line);
+        }
+        drop(endpoint);
+        let told = told(&registry);
+        assert!(!told.iter().any(|line| line.starts_with("tidegate_endpoint")), "nobody knows it any more: {told:?}");
     }
 
     #[test]

@@ -146,7 +146,9 @@ where
             return (tried.is_empty() && only.is_fit()).then_some(0);
         }
         let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
+        if tried.is_empty() {
+            self.turn.set(turn.wrapping_add(1));
+        }
         balance::choose(self.balance, self.pools.len(), turn, fastrand::u64(..), |at| {
             let pool = &self.pools[at];
             let may_be_chosen = pool.is_fit() && !tried.contains(&at);
