@@ -489,6 +489,19 @@ fn trailers_reach_a_client_that_asked_for_them_and_no_other() {
     }
 }
 
+#[test]
+fn an_answer_with_trailers_counts_as_a_whole_one() {
+    let backend = Backend::saying(
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-checksum: 42\r\n\r\n",
+    );
+    let tidegate = Tidegate::before(&backend);
+    let mut client = tidegate.client();
+    (0..3).for_each(|_| assert_eq!(client.get("/", &[]).text(), "hello"));
+    drop(client);
+    eventually("they are counted", || ended_as(&tidegate, "2xx") == 3.0);
+    assert_eq!((ended_as(&tidegate, "aborted"), backend.connections()), (0.0, 1), "its connection was kept");
+}
+
 // -- who goes where, by every kind of key
 
 /// The side of each request head line in `requests`, under a rollout at 50 % with this key and these lines.

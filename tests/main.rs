@@ -32,5 +32,6 @@ mod rollback;
 mod routing;
 mod shield;
 mod support;
+mod upstream_faults;
 mod verdicts;
 mod webhooks;

@@ -322,7 +322,8 @@ impl Body for ResponseBody {
                 if let Some(trailers) = frame.trailers_ref() {
                     this.report.look_at_trailers(trailers);
                 }
-                if incoming.is_end_stream() {
+                // Nothing follows trailers, and hyper does not ask whether anything does.
+                if frame.is_trailers() || incoming.is_end_stream() {
                     this.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
