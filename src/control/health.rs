@@ -318,7 +318,7 @@ impl Infirmary {
 
 impl Patient {
     fn new(endpoint: &Endpoint) -> Self {
-        Self {
+        let this = Self {
             endpoint: endpoint.clone(),
             check: None,
             health: Health::Unknown,
@@ -326,7 +326,9 @@ impl Patient {
             rules: None,
             record: Record::default(),
             ejected: None,
-        }
+        };
+        this.stands(None, false); // it may have been there before
+        this
     }
 
     /// Shows how it stands; gives that if it has become fit or unfit.

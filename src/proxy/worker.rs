@@ -177,8 +177,15 @@ async fn run(index: usize, shared: Shared, mut errands: mpsc::UnboundedReceiver<
         worker.drain();
         worker.emptied().await;
     };
+    let given_up = async {
+        while wanted.changed().await.is_ok() {
+            worker.give_up_idle();
+        }
+        std::future::pending::<()>().await; // nobody will want any more
+    };
     tokio::select! {
         () = emptied => {}
+        () = given_up => {}
         _ = ending.wait_for(|ending| *ending == Ending::Now) => worker.call_last().await,
     }
 }
