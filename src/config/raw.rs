@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::backend::{Backend, BackendLimits, BackendTimeouts, Balance, Ejection, Health, Retries};
+pub(super) use self::backend::{Backend, BackendLimits, BackendTimeouts, Balance, Ejection, Health, Protocol, Retries};
 pub(super) use self::guard::{Action, Failures, Guard, Latency, Query, Statuses};
 pub(super) use self::scalar::{
     Amount, Count, Duration, HeaderValue, Key, OneOrMany, Percent, Rate, Scalar, Size, SlowerThan, StepHold, Workers,

@@ -21,7 +21,7 @@ use crate::policy::bucket::Bucket;
 use crate::policy::decision::{Decision, Reason, Side};
 use crate::policy::outcome::{Failures, Outcome};
 use crate::snapshot::{Guarded, Rollout, Snapshot};
-use crate::upstream::{Connection, Lease};
+use crate::upstream::{Channel, Lease};
 
 /// In `x-forwarded-for`, who has no address (RFC 7239 §6.3). To leave it out would make the backend take us for the client.
 const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
@@ -409,10 +409,10 @@ pub(super) fn address_of(meters: &Arc<RolloutMeters>) -> usize {
     Arc::as_ptr(meters).addr()
 }
 
-/// A backend's connection in use by one request, and what has to be true for another to use it.
+/// A way to a backend in use by one request, and what has to be true for another to use it.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) connection: Box<Connection<RequestBody>>,
+    pub(super) channel: Channel<RequestBody>,
     lease: Lease<RequestBody>,
     upload: Option<Rc<Upload>>,
     spoiled: bool,
@@ -421,12 +421,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(
-        connection: Box<Connection<RequestBody>>,
-        lease: Lease<RequestBody>,
-        upload: Option<Rc<Upload>>,
-    ) -> Self {
-        Self { connection, lease, upload, spoiled: false, blamed: false }
+    pub(super) fn new(channel: Channel<RequestBody>, lease: Lease<RequestBody>, upload: Option<Rc<Upload>>) -> Self {
+        Self { channel, lease, upload, spoiled: false, blamed: false }
     }
 
     pub(super) fn pool(&self) -> &Pool {
@@ -446,7 +442,7 @@ impl Link {
     /// Lets both directions move by themselves, and the connection end with this exchange.
     pub(super) fn detach(&mut self) {
         self.spoil();
-        self.connection.detach();
+        self.channel.detach();
     }
 
     /// Whether the whole request is on its way to the backend.
@@ -470,7 +466,7 @@ impl Link {
             self.pool().endpoint().state.answered();
         }
         if self.is_uploaded() && !self.spoiled {
-            self.lease.pool().put(self.connection, now);
+            self.lease.pool().put(self.channel, now);
         }
     }
 }

@@ -6,9 +6,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, TE};
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{Progress, RequestBody, Upload};
@@ -16,10 +15,10 @@ use super::exchange::{Link, Report};
 use super::headers::{self, Coding, ResponseSurvey};
 use super::respond::Refusal;
 use super::watch::Wait;
-use super::worker::View;
+use super::worker::{Pool, View};
 use crate::metrics::Failure;
 use crate::policy::shield::is_repeatable;
-use crate::upstream::{Connection, Obtained};
+use crate::upstream::{Channel, Fault, Incoming, Obtained, SendError};
 
 /// One try at one backend.
 #[derive(Clone, Copy, Debug)]
@@ -68,28 +67,33 @@ pub(super) fn has_failed(tried: &Tried) -> bool {
 /// connection was found closed as it was sent and the request does no harm twice. What the backend does wrong is reported.
 pub(super) async fn send(
     report: &Report,
-    attempt: Attempt<'_>,
+    mut attempt: Attempt<'_>,
     mut request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
 ) -> Tried {
     let group = attempt.view.group(attempt.backend);
     group.request_comes();
-    let (mut attempt, mut stale) = (attempt, 0);
+    let (mut refusals, mut stale) = (0, 0);
     loop {
-        let Obtained { connection, pool, at } = match group.obtain(attempt.begun, stale > 0).await {
+        let Obtained { channel, pool, at } = match group.obtain(attempt.begun, stale > 0).await {
             Ok(obtained) => obtained,
             Err(failure) => return Err(unsent(report, failure, Box::new(request))),
         };
         attempt.begun = at;
-        let reused = connection.is_reused();
-        let spare = spare(attempt, &connection, &request, upload.as_ref());
-        let mut link = Link::new(connection, pool, upload.clone());
+        let is_stream = matches!(channel, Channel::Http2(_));
+        let may_go_elsewhere = if is_stream { refusals < MAX_REFUSALS } else { channel.is_reused() };
+        prepare(&mut request, &channel, pool.pool());
+        let spare = spare(attempt, &channel, &request, upload.as_ref());
+        let mut link = Link::new(channel, pool, upload.clone());
         request = match await_head(report, attempt, &mut link, request).await {
             Ok(response) => {
                 link.answered(response.status().as_u16());
                 return receive(report, response, link);
             }
-            Err(Trouble::Unsent(_, request)) if reused => *request,
+            Err(Trouble::Unsent(_, request)) if may_go_elsewhere => {
+                refusals += usize::from(is_stream);
+                *request
+            }
             Err(Trouble::Unsent(failure, request)) => {
                 link.pool().blame(failure);
                 return Err(unsent(report, failure, request));
@@ -111,11 +115,11 @@ pub(super) async fn send(
 /// rested may be, so that a busy connection costs no copies. Nothing is kept of a body.
 fn spare(
     attempt: Attempt<'_>,
-    connection: &Connection<RequestBody>,
+    channel: &Channel<RequestBody>,
     request: &Request<RequestBody>,
     upload: Option<&Rc<Upload>>,
 ) -> Option<Box<Request<RequestBody>>> {
-    let may_be_closing = connection.is_reused() && has_rested(attempt, connection);
+    let may_be_closing = channel.unused_since().is_some_and(|since| has_rested(attempt, since));
     if !may_be_closing || upload.is_some() || !is_repeatable(request.method().as_str(), false) {
         return None;
     }
@@ -125,6 +129,22 @@ fn spare(
     *copy.version_mut() = request.version();
     copy.headers_mut().clone_from(request.headers());
     Some(Box::new(copy))
+}
+
+/// How often a request that a backend has refused to look at is sent once more.
+const MAX_REFUSALS: usize = 2;
+
+/// Bytes of a request body that are kept while a backend may still refuse to look at it.
+const KEPT_FOR_ANOTHER_TRY: usize = 16 << 10;
+
+/// What differs by what the request goes over: a stream may be refused after it has begun, and only there anybody looks at
+/// `te` (RFC 9113 §8.2.2).
+fn prepare(request: &mut Request<RequestBody>, channel: &Channel<RequestBody>, pool: &Pool) {
+    match channel {
+        Channel::Http2(_) => request.body_mut().keep_for_another_try(KEPT_FOR_ANOTHER_TRY),
+        Channel::Http1(_) if pool.endpoint().may_speak_http2() => drop(request.headers_mut().remove(TE)),
+        Channel::Http1(_) => {}
+    }
 }
 
 fn unsent(report: &Report, failure: Failure, request: Box<Request<RequestBody>>) -> Trouble {
@@ -146,12 +166,12 @@ async fn await_head(
 ) -> Result<Response<Incoming>, Trouble> {
     let watch = &report.client.watch;
     let patience = link.pool().endpoint().timeouts.response;
-    let mut sent = pin!(link.connection.send(request));
+    let mut sending = pin!(link.channel.send(request));
     let response = poll_fn(|cx| {
         if watch.has_expired(Wait::Response) {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(response) = link.connection.poll_sent(sent.as_mut(), cx) {
+        if let Poll::Ready(response) = link.channel.poll_answer(sending.as_mut(), cx) {
             return Poll::Ready(Some(response));
         }
         if !watch.waits() {
@@ -165,11 +185,16 @@ async fn await_head(
     match response {
         None => Err(Trouble::Backend(Failure::ResponseTimeout)),
         Some(Ok(response)) => Ok(response),
-        Some(Err(mut error)) => match error.take_message() {
-            Some(unsent) => Err(Trouble::Unsent(Failure::Reset, Box::new(unsent))),
-            None => Err(diagnose(attempt, link, &error.into_error())),
+        Some(Err(SendError { fault, unsent })) => match unsent.and_then(from_the_beginning) {
+            Some(request) => Err(Trouble::Unsent(Failure::Reset, request)),
+            None => Err(diagnose(attempt, link, fault)),
         },
     }
+}
+
+/// The request, if its body can be sent from its beginning.
+fn from_the_beginning(mut request: Box<Request<RequestBody>>) -> Option<Box<Request<RequestBody>>> {
+    request.body_mut().rewind().then_some(request)
 }
 
 /// A backend that closes a kept connection as a request arrives does so within a round trip. One that takes longer had the
@@ -179,10 +204,10 @@ const RACE: Duration = Duration::from_millis(50);
 /// keep-alive. A backend that hangs up on a busy connection has failed what it was asked.
 const REST: Duration = Duration::from_secs(1);
 
-fn diagnose(attempt: Attempt<'_>, link: &Link, error: &hyper::Error) -> Trouble {
+fn diagnose(attempt: Attempt<'_>, link: &Link, fault: Fault) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
-        _ if error.is_parse() || link.connection.is_flooded() => Trouble::Backend(Failure::Malformed),
+        _ if fault == Fault::Malformed => Trouble::Backend(Failure::Malformed),
         _ if may_have_been_idle(attempt, link) => Trouble::Backend(Failure::Stale),
         _ => Trouble::Backend(Failure::Reset),
     }
@@ -190,13 +215,12 @@ fn diagnose(attempt: Attempt<'_>, link: &Link, error: &hyper::Error) -> Trouble 
 
 /// Whether the backend may have closed the connection because nobody used it, at the moment at which it was used again.
 fn may_have_been_idle(attempt: Attempt<'_>, link: &Link) -> bool {
-    let connection = &link.connection;
-    let closed_at_once = !connection.has_answered() && attempt.begun.elapsed() < RACE;
-    connection.is_reused() && has_rested(attempt, connection) && closed_at_once
+    let has_rested = link.channel.rested_since().is_some_and(|since| has_rested(attempt, since));
+    has_rested && attempt.begun.elapsed() < RACE
 }
 
-fn has_rested(attempt: Attempt<'_>, connection: &Connection<RequestBody>) -> bool {
-    attempt.begun.saturating_duration_since(connection.idle_since()) >= REST
+fn has_rested(attempt: Attempt<'_>, unused_since: Instant) -> bool {
+    attempt.begun.saturating_duration_since(unused_since) >= REST
 }
 
 /// Takes an answer in, if it can be passed on.

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::Body;
+use hyper::body::{Body, Bytes};
 use tokio::time::{Instant, timeout};
 
+use super::connect::ConnectError;
 use super::line::{Line, PassedOn};
-use super::pool::Lease;
-use super::{ConnectError, Connection, Pool, connect};
+use super::pool::{Joined, Lease};
+use super::{Channel, Pool};
 use crate::capacity::{Full, Slot};
 use crate::config::Retries;
 use crate::metrics::backend::BackendState;
@@ -35,11 +36,11 @@ pub struct Group<B: Body + 'static> {
     budget: Cell<Budget>,
 }
 
-/// A connection for one request.
+/// What one request goes over.
 #[derive(Debug)]
 pub struct Obtained<B: Body + 'static> {
     /// It takes a request.
-    pub connection: Box<Connection<B>>,
+    pub channel: Channel<B>,
     /// Where it comes from, and may go back to.
     pub pool: Lease<B>,
     /// When it was obtained; for one that was there, when it was asked for.
@@ -48,16 +49,15 @@ pub struct Obtained<B: Body + 'static> {
 
 /// What the first in line got.
 enum Turn<B: Body + 'static> {
-    /// A connection that another request is done with.
-    PassedOn(PassedOn<B>),
+    /// What another request is done with.
+    Free(Channel<B>, Rc<Pool<B>>),
     /// The right to open one.
     Slot(Slot),
 }
 
 impl<B> Group<B>
 where
-    B: Body + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// `backend` for the worker with this index. It goes on with what is still the same in one of `before`.
@@ -127,17 +127,31 @@ where
         Box::pin(self.open_one_of(chosen, now, new)).await
     }
 
-    /// Opens one ahead of any request, if that may be. Tells whether it did.
-    pub async fn open_ahead(&self, pool: &Rc<Pool<B>>) -> bool {
-        let Some(slot) = self.state.slots.take() else { return false };
-        let Ok(connection) = connect(pool.endpoint(), slot).await else { return false };
-        pool.put(connection, Instant::now());
-        true
+    /// Opens up to `connections` to `pool` that nobody needs yet, as far as there may be more, one after the other, so that whoever
+    /// is served meanwhile hardly notices. Of those that are shared one is enough. Tells how many there are.
+    pub async fn warm(&self, pool: &Rc<Pool<B>>, connections: usize) -> usize {
+        if pool.is_shared() && poll_fn(|cx| Poll::Ready(pool.take(cx, Instant::now()))).await.is_some() {
+            return connections;
+        }
+        for opened in 0..connections {
+            let Some(slot) = self.state.slots.take() else { return opened };
+            match pool.dial(slot).await {
+                Ok(Channel::Http2(_)) => return connections,
+                Ok(channel) => pool.put(channel, Instant::now()),
+                Err(_) => return opened,
+            }
+        }
+        connections
     }
 
-    /// Closes connections that nobody uses, as long as requests wait for one, on whatever worker.
+    /// Closes connections that nobody uses, one for each request that waits, on whatever worker.
     pub fn give_up_idle(&self) {
-        while self.state.slots.waiting() > 0 && self.pools.iter().any(|pool| pool.close_oldest()) {}
+        for _ in 0..self.state.slots.waiting() {
+            let is_still_wanted = self.state.slots.waiting() > 0;
+            if !is_still_wanted || !self.pools.iter().any(|pool| pool.close_oldest()) {
+                return;
+            }
+        }
     }
 
     /// The place of the endpoint that is to have the next request, without those that were `tried`; `None` if nobody is fit.
@@ -172,6 +186,7 @@ where
                 Err(Failure::BackendLimit) => return Err(Failure::BackendLimit), // it is one for all of them
                 Err(failure) => failure,
             };
+            self.pools[at].blame(failure);
             is_ours |= failure == Failure::OwnLimit;
             tried.push(at);
             match self.choose(&tried, now).filter(|_| self.may_retry(failure, tried.len() - 1)) {
@@ -186,34 +201,32 @@ where
     }
 
     async fn open(&self, pool: &Rc<Pool<B>>, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
+        let lease = Lease::of(pool);
+        let joined = if pool.is_shared() { Some(pool.join().await?) } else { None };
+        let _dialing = match joined {
+            Some(Joined::Stream(stream)) => {
+                return Ok(Obtained { channel: Channel::Http2(stream), pool: lease, at: Instant::now() });
+            }
+            Some(Joined::Dial(dialing)) => Some(dialing),
+            None => None,
+        };
         let slot = match self.state.slots.take() {
             Some(slot) => slot,
             None => match self.wait(now, new).await? {
-                Turn::PassedOn(PassedOn { connection, pool }) => {
-                    return Ok(Obtained { connection, pool: Lease::of(&pool), at: Instant::now() });
+                Turn::Free(channel, pool) => {
+                    return Ok(Obtained { channel, pool: Lease::of(&pool), at: Instant::now() });
                 }
                 Turn::Slot(slot) => slot,
             },
         };
-        let lease = Lease::of(pool);
-        match connect(pool.endpoint(), slot).await {
-            Ok(connection) => Ok(Obtained { connection, pool: lease, at: Instant::now() }),
-            Err(error) => {
-                let failure = failure_of(&error);
-                pool.blame(failure);
-                Err(failure)
-            }
-        }
+        let dialed = pool.dial(slot).await;
+        dialed.map(|channel| Obtained { channel, pool: lease, at: Instant::now() }).map_err(|error| failure_of(&error))
     }
 
     /// Waits until a connection is free, or may be opened. One that is kept to another endpoint is as good.
     async fn wait(&self, now: Instant, new: bool) -> Result<Turn<B>, Failure> {
-        if !new {
-            for pool in self.pools.iter().filter(|pool| pool.is_fit()) {
-                if let Some(connection) = poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await {
-                    return Ok(Turn::PassedOn(PassedOn { connection, pool: Rc::clone(pool) }));
-                }
-            }
+        if !new && let Some(turn) = self.free(now).await {
+            return Ok(turn);
         }
         let mut place = self.state.slots.line_up().map_err(|Full| Failure::BackendLimit)?;
         let since = Instant::now();
@@ -221,10 +234,14 @@ where
             loop {
                 tokio::select! {
                     biased;
-                    Ok(mut passed) = self.line.join(since) => {
-                        let is_good = poll_fn(|cx| Poll::Ready(passed.connection.is_reusable(cx))).await;
-                        if is_good {
-                            return Turn::PassedOn(passed);
+                    Ok(PassedOn { mut connection, pool }) = self.line.join(since) => {
+                        if poll_fn(|cx| Poll::Ready(connection.is_reusable(cx))).await {
+                            return Turn::Free(Channel::Http1(connection), pool);
+                        }
+                    }
+                    () = self.line.freed.notified() => {
+                        if let Some(turn) = self.free(Instant::now()).await {
+                            return turn;
                         }
                     }
                     slot = place.turn() => return Turn::Slot(slot),
@@ -233,22 +250,33 @@ where
         };
         timeout(self.max_wait, turn).await.map_err(|_| Failure::BackendLimit)
     }
+
+    /// What is free at any endpoint.
+    async fn free(&self, now: Instant) -> Option<Turn<B>> {
+        for pool in self.pools.iter().filter(|pool| pool.is_fit()) {
+            if let Some(channel) = poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await {
+                return Some(Turn::Free(channel, Rc::clone(pool)));
+            }
+        }
+        None
+    }
 }
 
 async fn kept<B>(pool: &Rc<Pool<B>>, now: Instant) -> Option<Obtained<B>>
 where
-    B: Body + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let connection = poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await?;
-    Some(Obtained { connection, pool: Lease::of(pool), at: now })
+    let channel = poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await?;
+    Some(Obtained { channel, pool: Lease::of(pool), at: now })
 }
 
 fn failure_of(error: &ConnectError) -> Failure {
     match error {
         ConnectError::Timeout => Failure::ConnectTimeout,
-        ConnectError::Io(_) | ConnectError::Setup(_) => Failure::Connect,
         ConnectError::OwnLimit(_) => Failure::OwnLimit,
+        ConnectError::Io(_) | ConnectError::Setup(_) | ConnectError::Http2(_) | ConnectError::Closed => {
+            Failure::Connect
+        }
     }
 }

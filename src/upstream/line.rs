@@ -9,16 +9,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use hyper::body::Body;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::{Connection, Pool};
+use super::Pool;
+use super::http1::Connection;
 use crate::capacity::{PATIENCE, Slots};
 
 /// Who waits, first come first served.
 #[derive(Debug)]
 pub(super) struct Line<B: Body + 'static> {
     pub(super) slots: Arc<Slots>,
+    /// Told when a stream of a shared connection has ended while somebody waits.
+    pub(super) freed: Notify,
     waiting: RefCell<VecDeque<Waiting<B>>>,
 }
 
@@ -37,7 +40,7 @@ pub(super) struct PassedOn<B: Body + 'static> {
 
 impl<B: Body + 'static> Line<B> {
     pub(super) fn new(slots: Arc<Slots>) -> Self {
-        Self { slots, waiting: RefCell::default() }
+        Self { slots, freed: Notify::new(), waiting: RefCell::default() }
     }
 
     /// Waits from now on, for as long as what is returned lives.

@@ -1,25 +1,41 @@
-//! The unused connections of one worker to one endpoint.
+//! The connections of one worker to one endpoint.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::task::Context;
 
-use hyper::body::Body;
-use tokio::time::Instant;
+use hyper::body::{Body, Bytes};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
 
-use super::Connection;
+use super::channel::Channel;
+use super::connect::{ConnectError, Connected, connect};
 use super::line::{Line, PassedOn};
+use super::{http1, http2};
+use crate::capacity::Slot;
 use crate::policy::ejection;
 use crate::policy::outcome::Failure;
 use crate::snapshot::Endpoint;
 
-/// A stack of unused connections: the one used last is used next, so that those that are not needed grow old and go.
+/// How many streams a connection has room for, before any has told.
+const STREAMS_EACH: usize = 100;
+
+/// Unused connections of HTTP/1, as a stack: the one used last is used next, so that those that are not needed grow old and
+/// go. And connections of HTTP/2, used or not, the oldest first for the same reason.
 #[derive(Debug)]
 pub struct Pool<B: Body + 'static> {
     endpoint: Endpoint,
     // Boxed, so that taking one out and putting it back moves a pointer, not a kilobyte.
     #[expect(clippy::vec_box, reason = "requests hold the box itself")]
-    idle: RefCell<Vec<Box<Connection<B>>>>,
+    idle: RefCell<Vec<Box<http1::Connection<B>>>>,
+    shared: RefCell<Vec<http2::Connection>>,
+    /// Connections that are being made and will be shared, and the requests that wait for one of them.
+    dialing: Cell<usize>,
+    waiting: Cell<usize>,
+    dialed: Notify,
+    /// Whether connections to this endpoint are shared, as far as is known.
+    shares: Cell<bool>,
+    streams_each: Cell<usize>,
     retired: Cell<bool>,
     /// The index of the worker whose it is.
     worker: usize,
@@ -43,13 +59,24 @@ impl<B: Body + 'static> Pool<B> {
 
 impl<B> Pool<B>
 where
-    B: Body + 'static,
-    B::Data: Send,
+    B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// An empty pool for `endpoint`.
     pub(super) fn new(endpoint: Endpoint, worker: usize, line: Rc<Line<B>>) -> Self {
-        Self { endpoint, idle: RefCell::default(), retired: Cell::default(), worker, line }
+        Self {
+            shares: Cell::new(endpoint.protocol.is_certainly_http2()),
+            endpoint,
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            dialing: Cell::default(),
+            waiting: Cell::default(),
+            dialed: Notify::new(),
+            streams_each: Cell::new(STREAMS_EACH),
+            retired: Cell::default(),
+            worker,
+            line,
+        }
     }
 
     /// Where its connections lead.
@@ -58,19 +85,95 @@ where
         &self.endpoint
     }
 
-    /// The connection used last that is still good. `now` is on the worker's clock; what was unused for longer than the
-    /// endpoint's idle timeout is closed, since the backend may be closing it at this moment.
-    pub fn take(&self, cx: &mut Context<'_>, now: Instant) -> Option<Box<Connection<B>>> {
+    /// A stream of a connection that has room for one, or the connection used last that is still good. `now` is on the
+    /// worker's clock; what was unused for longer than the endpoint's idle timeout is closed, since the backend may be
+    /// closing it at this moment.
+    pub fn take(&self, cx: &mut Context<'_>, now: Instant) -> Option<Channel<B>> {
+        if self.shares.get()
+            && let Some(stream) = self.claim()
+        {
+            return Some(Channel::Http2(stream));
+        }
         loop {
             let mut connection = self.idle.borrow_mut().pop()?;
-            if self.is_fresh(&connection, now) && connection.is_reusable(cx) {
-                return Some(connection);
+            if self.is_fresh(connection.idle_since(), now) && connection.is_reusable(cx) {
+                return Some(Channel::Http1(connection));
             }
         }
     }
 
-    /// Keeps a connection whose last exchange is over on both sides, unless somebody waits for one.
-    pub fn put(self: &Rc<Self>, mut connection: Box<Connection<B>>, now: Instant) {
+    fn claim(&self) -> Option<Box<http2::Stream<B>>> {
+        let mut shared = self.shared.borrow_mut();
+        shared.retain(http2::Connection::is_open);
+        shared.iter().find_map(http2::Connection::claim)
+    }
+
+    /// Whether its connections are shared by many requests, as far as is known.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shares.get()
+    }
+
+    /// A stream of a shared connection that somebody else makes meanwhile, or the turn to make one: as many are made at once as
+    /// there are requests to fill them. Where others wait for the right to open one, there is nothing to wait for.
+    ///
+    /// # Errors
+    /// When that takes longer than the endpoint's connect timeout.
+    pub(super) async fn join(&self) -> Result<Joined<'_, B>, Failure> {
+        let waiting = Counted::new(&self.waiting);
+        let stream = async {
+            loop {
+                let dialed = self.dialed.notified();
+                if let Some(stream) = self.claim() {
+                    return Some(stream);
+                }
+                let are_enough = self.waiting.get() <= self.dialing.get() * self.streams_each.get();
+                if !are_enough || self.line.slots.waiting() > 0 {
+                    return None;
+                }
+                dialed.await;
+            }
+        };
+        match timeout(self.endpoint.timeouts.connect, stream).await {
+            Ok(Some(stream)) => Ok(Joined::Stream(stream)),
+            Ok(None) => {
+                let dialing = Counted::new(&self.dialing);
+                Ok(Joined::Dial(Dialing { _waiting: waiting, _dialing: dialing, dialed: &self.dialed }))
+            }
+            // What they waited for may itself have waited for the right to be opened.
+            Err(_) if self.line.slots.waiting() > 0 => Err(Failure::BackendLimit),
+            Err(_) => Err(Failure::ConnectTimeout),
+        }
+    }
+
+    /// A new connection, within the endpoint's connect timeout, or a stream of one.
+    ///
+    /// # Errors
+    /// When the endpoint does not take the connection in time.
+    pub(super) async fn dial(&self, slot: Slot) -> Result<Channel<B>, ConnectError> {
+        self.admit(connect(&self.endpoint, slot).await?)
+    }
+
+    fn admit(&self, connected: Connected<B>) -> Result<Channel<B>, ConnectError> {
+        match connected {
+            Connected::Http1(connection) => {
+                self.shares.set(false);
+                Ok(Channel::Http1(connection))
+            }
+            Connected::Http2(connection) => {
+                self.shares.set(true);
+                self.streams_each.set(connection.max_streams());
+                let stream = connection.claim().ok_or(ConnectError::Closed)?;
+                if !self.retired.get() {
+                    self.shared.borrow_mut().push(connection);
+                }
+                Ok(Channel::Http2(stream))
+            }
+        }
+    }
+
+    /// Keeps a connection whose last exchange is over on both sides, unless somebody waits for one. A stream's is kept anyway.
+    pub fn put(self: &Rc<Self>, channel: Channel<B>, now: Instant) {
+        let Channel::Http1(mut connection) = channel else { return };
         if self.retired.get() {
             return;
         }
@@ -83,32 +186,46 @@ where
     }
 
     /// Closes the one that was unused for longest; false if there is none.
-    pub fn close_oldest(&self) -> bool {
-        let oldest = {
+    pub(super) fn close_oldest(&self) -> bool {
+        let alone = {
             let mut idle = self.idle.borrow_mut();
             (!idle.is_empty()).then(|| idle.remove(0))
         };
-        oldest.is_some()
+        if alone.is_some() {
+            return true;
+        }
+        let mut shared = self.shared.borrow_mut();
+        let unused = shared.iter().position(|connection| connection.idle_since().is_some());
+        unused.map(|at| shared.remove(at)).is_some()
     }
 
     /// Closes what is unused.
     pub fn close_idle(&self) {
         self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().retain(|connection| connection.idle_since().is_none());
     }
 
     /// Closes what is unused, and keeps nothing from now on: the config names this endpoint no more, but requests that
     /// began before may hold the pool for hours.
     pub fn retire(&self) {
         self.retired.set(true);
-        self.close_idle();
+        self.idle.borrow_mut().clear();
+        self.shared.borrow_mut().clear(); // each lives as long as its streams
     }
 
     /// Closes what was unused for too long or was closed by the backend.
     pub fn sweep(&self, cx: &mut Context<'_>, now: Instant) {
-        self.idle.borrow_mut().retain_mut(|connection| self.is_fresh(connection, now) && connection.is_alive(cx));
+        let is_good = |connection: &mut Box<http1::Connection<B>>| {
+            self.is_fresh(connection.idle_since(), now) && connection.is_alive(cx)
+        };
+        self.idle.borrow_mut().retain_mut(is_good);
+        let is_good = |connection: &http2::Connection| {
+            connection.is_open() && connection.idle_since().is_none_or(|since| self.is_fresh(since, now))
+        };
+        self.shared.borrow_mut().retain(is_good);
     }
 
-    // -- what requests and the control plane have found
+    // -- what requests have found
 
     /// A request that the endpoint failed like this counts against it, unless it is not its fault.
     pub fn blame(&self, failure: Failure) {
@@ -126,8 +243,45 @@ where
         counts
     }
 
-    fn is_fresh(&self, connection: &Connection<B>, now: Instant) -> bool {
-        now.saturating_duration_since(connection.idle_since()) < self.endpoint.timeouts.idle
+    fn is_fresh(&self, idle_since: Instant, now: Instant) -> bool {
+        now.saturating_duration_since(idle_since) < self.endpoint.timeouts.idle
+    }
+}
+
+/// One more of something, until it is dropped.
+struct Counted<'a>(&'a Cell<usize>);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a Cell<usize>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// What a request gets that would share a connection.
+pub(super) enum Joined<'a, B: Body + 'static> {
+    /// A stream.
+    Stream(Box<http2::Stream<B>>),
+    /// The turn to make a connection.
+    Dial(Dialing<'a>),
+}
+
+/// A connection is being made. However that ends, whoever waits for it looks again.
+pub(super) struct Dialing<'a> {
+    _waiting: Counted<'a>,
+    _dialing: Counted<'a>,
+    dialed: &'a Notify,
+}
+
+impl Drop for Dialing<'_> {
+    fn drop(&mut self) {
+        self.dialed.notify_waiters();
     }
 }
 
@@ -150,6 +304,10 @@ impl<B: Body + 'static> Lease<B> {
 
 impl<B: Body + 'static> Drop for Lease<B> {
     fn drop(&mut self) {
-        self.0.endpoint.state.count(self.0.worker, false);
+        let pool = &self.0;
+        pool.endpoint.state.count(pool.worker, false);
+        if pool.shares.get() && pool.line.slots.waiting() > 0 {
+            pool.line.freed.notify_one(); // its stream has ended before this
+        }
     }
 }

@@ -12,7 +12,7 @@ use crate::config::endpoint::{self, is_endpoint};
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
 use crate::config::{
-    Address, Backend, BackendLimits, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, Retries, raw,
+    Address, Backend, BackendLimits, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, Protocol, Retries, raw,
 };
 use crate::policy::balance::Balance;
 use crate::policy::bucket::Percent;
@@ -85,6 +85,7 @@ impl Checker<'_> {
             slow_start: slow_start?,
             limits: limits?,
             retries: retries?,
+            protocol: protocol(raw.protocol),
         })
     }
 
@@ -160,6 +161,14 @@ impl<'a> WrittenRollout<'a> {
         let (key, written) = self.raw.side(side);
         let written = written?;
         Some(if is_endpoint(written) { self.inline_name(key) } else { written.to_owned() })
+    }
+}
+
+fn protocol(raw: raw::Protocol) -> Protocol {
+    match raw {
+        raw::Protocol::Auto => Protocol::Auto,
+        raw::Protocol::Http1 => Protocol::Http1,
+        raw::Protocol::H2 => Protocol::Http2,
     }
 }
 

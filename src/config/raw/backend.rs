@@ -14,6 +14,8 @@ pub(in crate::config) struct Backend {
     /// a server of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) endpoints: Option<Vec<String>>,
+    /// What is spoken to the backend.
+    pub(in crate::config) protocol: Protocol,
     /// How requests are spread over the endpoints.
     pub(in crate::config) balance: Balance,
     /// How long the backend may take.
@@ -37,6 +39,7 @@ impl Default for Backend {
     fn default() -> Self {
         Self {
             endpoints: None,
+            protocol: Protocol::default(),
             balance: Balance::default(),
             timeouts: BackendTimeouts::default(),
             health: None,
@@ -46,6 +49,19 @@ impl Default for Backend {
             retries: Retries::default(),
         }
     }
+}
+
+/// What is spoken to a backend.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum Protocol {
+    /// What both sides agree on over TLS, and HTTP/1.1 without it.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2; without TLS by prior knowledge, as gRPC servers have it.
+    H2,
 }
 
 /// How requests are spread over endpoints.
