@@ -1,9 +1,12 @@
 //! A backend that gets no more at once than it is said to stand, from all workers together.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use crate::support::backend::ok;
 use crate::support::{Answer, Backend, Client, Tidegate, eventually};
@@ -210,4 +213,59 @@ fn what_tidegate_does_not_let_through_is_no_failure_of_new() {
     assert_eq!(status["sides"]["new"]["max_connections"], 1);
     new.go_on();
     assert_eq!(stuck.answer().status, 200);
+}
+
+// -- connections that many requests share
+
+/// A backend of HTTP/2 with room for so many streams on a connection. It takes a moment for each answer.
+fn over_http2(streams: u32) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let serve = async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            counted.fetch_add(1, SeqCst);
+            tokio::spawn(async move {
+                let handshake =
+                    h2::server::Builder::new().max_concurrent_streams(streams).handshake::<_, Bytes>(stream);
+                let Ok(mut connection) = handshake.await else { return };
+                while let Some(Ok((_, mut respond))) = connection.accept().await {
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(2)).await; // what an answer takes
+                        let _it_may_be_gone = respond.send_response(http::Response::new(()), true);
+                    });
+                }
+            });
+        }
+    };
+    thread::spawn(|| tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(serve));
+    (address, connections)
+}
+
+#[test]
+fn what_is_shared_counts_once_and_who_finds_no_stream_waits_for_one() {
+    let (address, connections) = over_http2(4);
+    let tidegate = Tidegate::start(&format!(
+        "backends:\n  only: {{ endpoints: [\"http://{address}\"], protocol: h2, health: {{ path: /healthz }}, \
+         timeouts: {{ connect: 20s }}, limits: {{ max_connections: 2, max_wait: 20s }} }}\n\
+         routes:\n  - {{ backend: only }}\n",
+    ));
+    let healthy = format!("tidegate_endpoint_healthy{{backend=\"only\",endpoint=\"{address}\"}}");
+    eventually("it is asked whether it is well", || connections.load(SeqCst) > 0);
+    let front = tidegate.address;
+    let clients: Vec<_> = (0..32)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut client = Client::connect(front);
+                (0..5).all(|_| client.get("/", &[]).status == 200)
+            })
+        })
+        .collect();
+    let is_served: Vec<bool> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    assert!(is_served.iter().all(|served| *served), "{is_served:?}");
+    assert!(self::connections(&tidegate) <= 2.0);
+    assert_eq!(tidegate.metric(&healthy), 1.0);
 }

@@ -338,6 +338,7 @@ impl Worker {
         })
         .await;
         view.emptied.iter().for_each(|pool| pool.close_idle());
+        view.groups.iter().for_each(Group::give_up_idle);
         view.snapshot.rollouts.iter().for_each(|rollout| self.look_after_drain(rollout, now));
     }
 

@@ -43,6 +43,11 @@ impl<B: Body + 'static> Line<B> {
         Self { slots, freed: Notify::new(), waiting: RefCell::default() }
     }
 
+    /// Whether nobody waits here.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.borrow().iter().all(|waiting| waiting.turn.is_closed())
+    }
+
     /// Waits from now on, for as long as what is returned lives.
     pub(super) fn join(&self, since: Instant) -> oneshot::Receiver<PassedOn<B>> {
         let (turn, comes) = oneshot::channel();

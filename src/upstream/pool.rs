@@ -50,6 +50,29 @@ impl<B: Body + 'static> Pool<B> {
         self.endpoint.state.is_fit()
     }
 
+    /// A stream has ended, and somebody waits: here for a stream, or elsewhere for a connection that nobody uses.
+    fn give_up_stream(&self) {
+        if self.line.is_empty() {
+            self.close_oldest();
+        } else {
+            self.line.freed.notify_one();
+        }
+    }
+
+    /// Closes the one that was unused for longest; false if there is none.
+    pub(super) fn close_oldest(&self) -> bool {
+        let alone = {
+            let mut idle = self.idle.borrow_mut();
+            (!idle.is_empty()).then(|| idle.remove(0))
+        };
+        if alone.is_some() {
+            return true;
+        }
+        let mut shared = self.shared.borrow_mut();
+        let unused = shared.iter().position(|connection| connection.idle_since().is_some());
+        unused.map(|at| shared.remove(at)).is_some()
+    }
+
     /// Requests of this worker that run on the endpoint.
     #[must_use]
     pub fn running(&self) -> u32 {
@@ -185,20 +208,6 @@ where
         self.idle.borrow_mut().extend(kept);
     }
 
-    /// Closes the one that was unused for longest; false if there is none.
-    pub(super) fn close_oldest(&self) -> bool {
-        let alone = {
-            let mut idle = self.idle.borrow_mut();
-            (!idle.is_empty()).then(|| idle.remove(0))
-        };
-        if alone.is_some() {
-            return true;
-        }
-        let mut shared = self.shared.borrow_mut();
-        let unused = shared.iter().position(|connection| connection.idle_since().is_some());
-        unused.map(|at| shared.remove(at)).is_some()
-    }
-
     /// Closes what is unused.
     pub fn close_idle(&self) {
         self.idle.borrow_mut().clear();
@@ -307,7 +316,7 @@ impl<B: Body + 'static> Drop for Lease<B> {
         let pool = &self.0;
         pool.endpoint.state.count(pool.worker, false);
         if pool.shares.get() && pool.line.slots.waiting() > 0 {
-            pool.line.freed.notify_one(); // its stream has ended before this
+            pool.give_up_stream(); // it has ended before this
         }
     }
 }

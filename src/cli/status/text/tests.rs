@@ -48,7 +48,7 @@ fn with_trouble() -> SideStatus {
         endpoint_list: vec![endpoint("10.0.0.1:8080", Some(failed)), endpoint("10.0.0.2:8080", None)],
         connections: 1024,
         pending: 17,
-        ..side("ledger-v3", 0.0, None)
+        ..side("ledger-v3-with-a-tail", 0.0, None)
     }
 }
 
