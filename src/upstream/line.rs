@@ -59,7 +59,7 @@ impl<B: Body + 'static> Line<B> {
     /// waits elsewhere. It comes back if nobody waits.
     pub(super) fn pass_on(&self, mut passed: PassedOn<B>) -> Option<Box<Connection<B>>> {
         while self.slots.waiting() > 0 {
-            let Some(first) = self.next() else { return None };
+            let first = self.next()?;
             let has_waited_for_longest = || self.slots.oldest().is_none_or(|oldest| first.since <= oldest + PATIENCE);
             if !passed.pool.is_fit() || !has_waited_for_longest() {
                 self.waiting.borrow_mut().push_front(first);
