@@ -14,6 +14,7 @@ pub mod ejection;
 pub mod guard;
 pub mod health;
 pub mod latch;
+pub mod naming;
 pub mod network;
 pub mod outcome;
 pub mod path;

@@ -24,6 +24,7 @@ mod kill;
 mod limits;
 mod listeners;
 mod maintenance;
+mod names;
 mod process;
 mod proxy_protocol;
 mod queries;

@@ -79,7 +79,7 @@ impl Keeper {
     }
 }
 
-/// A backend's name and an endpoint's address.
+/// A backend's name and the address at which an endpoint is.
 type Key = (String, String);
 
 /// What a check found.
@@ -166,7 +166,10 @@ impl Infirmary {
         let mut before = std::mem::take(&mut self.patients);
         for backend in &snapshot.backends {
             for endpoint in &backend.endpoints {
-                let key = (backend.name.clone(), endpoint.address.address.to_string());
+                let key = (backend.name.clone(), endpoint.at.to_string());
+                if self.patients.contains_key(&key) {
+                    continue; // two names may lead to one address
+                }
                 let known = before.remove(&key).filter(|patient| Arc::ptr_eq(&patient.endpoint.state, &endpoint.state));
                 let patient = known.unwrap_or_else(|| Patient::new(endpoint));
                 let patient = self.admit(&key, patient, backend, endpoint);

@@ -14,7 +14,7 @@ fn endpoint(endpoint: &Endpoint) -> EndpointStatus {
     let state = &endpoint.state;
     let standing = state.standing();
     EndpointStatus {
-        endpoint: endpoint.address.address.to_string(),
+        endpoint: endpoint.at.to_string(),
         healthy: state.is_fit(),
         why: standing.unfit.clone(),
         since: rfc3339(standing.since),
