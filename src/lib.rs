@@ -9,6 +9,7 @@ pub mod proxy_header;
 pub mod telemetry;
 pub mod tls;
 
+pub mod capacity;
 pub mod config;
 pub mod metrics;
 
