@@ -344,6 +344,28 @@ pub struct Backend {
     pub timeouts: BackendTimeouts,
     /// How it is asked whether it is well; `None`: whether it accepts connections.
     pub health: Option<Health>,
+    /// What is spoken to it.
+    pub protocol: Protocol,
+}
+
+/// What is spoken to a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// What the two sides agree on over TLS (ALPN, RFC 7301), and HTTP/1.1 without it.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2; without TLS by prior knowledge (RFC 9113 §3.3).
+    Http2,
+}
+
+impl Protocol {
+    /// Whether nothing else is spoken, before anybody has asked the other side.
+    #[must_use]
+    pub fn is_certainly_http2(self) -> bool {
+        self == Self::Http2
+    }
 }
 
 /// How a backend is asked whether it is well, before a switch leads to it.

@@ -14,6 +14,7 @@ mod form;
 mod forward;
 pub mod headers;
 mod http1;
+mod http2;
 mod inspect;
 mod notice;
 pub mod peer;

@@ -262,6 +262,12 @@ impl Backend {
             .map(|endpoint| &endpoint.address)
             .eq(other.endpoints.iter().map(|endpoint| &endpoint.address))
     }
+
+    /// Whether HTTP/2 may be spoken to it.
+    #[must_use]
+    pub fn may_speak_http2(&self) -> bool {
+        self.endpoints.iter().any(Endpoint::may_speak_http2)
+    }
 }
 
 /// What makes connections exchangeable: workers keep one pool for each of these, over reloads.
@@ -269,10 +275,24 @@ impl Backend {
 pub struct Endpoint {
     /// Where it is.
     pub address: config::Endpoint,
+    /// What is spoken to it.
+    pub protocol: config::Protocol,
     /// How long it may take.
     pub timeouts: BackendTimeouts,
     /// Bytes of a response head.
     pub max_header_size: usize,
+}
+
+impl Endpoint {
+    /// Whether HTTP/2 may be spoken to it, as far as is known before it is asked.
+    #[must_use]
+    pub fn may_speak_http2(&self) -> bool {
+        match self.protocol {
+            config::Protocol::Http1 => false,
+            config::Protocol::Http2 => true,
+            config::Protocol::Auto => self.address.scheme == config::Scheme::Https,
+        }
+    }
 }
 
 impl Snapshot {
@@ -466,6 +486,7 @@ fn key_source(written: &config::KeySource) -> KeySource {
 fn backend(name: &str, written: &config::Backend, max_header_size: usize) -> Backend {
     let endpoint = |address: &config::Endpoint| Endpoint {
         address: address.clone(),
+        protocol: written.protocol,
         timeouts: written.timeouts.clone(),
         max_header_size,
     };

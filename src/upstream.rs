@@ -1,14 +1,19 @@
-//! Connections to backends: made, used by one request at a time, kept while they are good.
+//! Connections to backends: made, used by requests, kept while they are good.
 //!
-//! All of it belongs to one worker. A connection has no task of its own: whoever uses it drives it, so that a request
-//! costs no wake-up between tasks and a connection ends with the request that dropped it.
+//! All of it belongs to one worker. A connection of HTTP/1 has no task of its own: whoever uses it drives it, so that a request
+//! costs no wake-up between tasks and a connection ends with the request that dropped it. One of HTTP/2 has one, since its
+//! users come and go; but each drives its own stream.
 
+mod channel;
 mod connect;
 mod http1;
+mod http2;
+mod incoming;
 mod pool;
 mod socket;
 
-pub use connect::{ConnectError, connect};
-pub use http1::{Connection, Sent};
+pub use channel::{Answered, Channel, Fault, SendError, Sending};
+pub use connect::ConnectError;
+pub use incoming::{BrokenOff, Incoming};
 pub use pool::Pool;
 pub use socket::Socket;

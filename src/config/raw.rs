@@ -315,12 +315,27 @@ pub(super) struct Backend {
     /// a server of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) endpoints: Option<Vec<String>>,
+    /// What is spoken to the backend.
+    pub(super) protocol: Protocol,
     /// How long the backend may take.
     pub(super) timeouts: BackendTimeouts,
     /// How the backend is asked whether it is well before a switch leads to it. Without it, it only has to accept
     /// connections.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) health: Option<Health>,
+}
+
+/// What is spoken to a backend.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Protocol {
+    /// What both sides agree on over TLS, and HTTP/1.1 without it.
+    #[default]
+    Auto,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2; without TLS by prior knowledge, as gRPC servers have it.
+    H2,
 }
 
 /// How a backend is asked whether it is well: it has to answer 2xx.

@@ -6,12 +6,14 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::exchange::{Link, Report};
+use super::headers;
 use super::watch::{Wait, Watch};
 use crate::metrics::{Class, Failure};
+use crate::upstream::Incoming;
 
 /// Why a body ended early. The other side sees a broken message; the cause is kept where it is reported.
 #[derive(Debug, thiserror::Error)]
@@ -69,14 +71,19 @@ impl Kept {
         self.bytes.borrow().is_some()
     }
 
+    /// A copy of what passed by, if all of it is here.
+    fn copy(&self) -> Option<Bytes> {
+        self.bytes.borrow().as_deref().map(Bytes::copy_from_slice)
+    }
+
     /// What passed by, once.
     pub(super) fn take(&self) -> Bytes {
         self.bytes.take().unwrap_or_default().into()
     }
 }
 
-/// A client's request body on its way to a backend. Trailers stay behind: HTTP/1.1 request trailers are a way to smuggle
-/// headers past whoever reads only the head.
+/// A client's request body on its way to a backend. Trailers stay behind, but for gRPC, which knows them: they are a way to
+/// smuggle headers past whoever reads only the head.
 #[derive(Debug)]
 pub(super) enum RequestBody {
     /// There is none.
@@ -94,17 +101,28 @@ pub(super) struct Streamed {
     watch: Rc<Watch>,
     left: u64,
     kept: Option<Rc<Kept>>,
+    /// Something of it has been taken.
+    has_begun: bool,
+    /// What has to be sent again before it goes on.
+    again: Bytes,
+    passes_trailers: bool,
 }
 
 #[derive(Debug)]
 pub(super) struct Again {
-    bytes: Option<Bytes>,
+    bytes: Bytes,
+    is_taken: bool,
     upload: Rc<Upload>,
 }
 
 impl RequestBody {
     /// The body as it comes from the client, at most `max` bytes of it.
-    pub(super) fn new(incoming: Incoming, watch: &Rc<Watch>, max: Option<u64>) -> (Self, Option<Rc<Upload>>) {
+    pub(super) fn new(
+        incoming: Incoming,
+        watch: &Rc<Watch>,
+        max: Option<u64>,
+        passes_trailers: bool,
+    ) -> (Self, Option<Rc<Upload>>) {
         if incoming.is_end_stream() {
             return (Self::Empty, None);
         }
@@ -115,6 +133,9 @@ impl RequestBody {
             watch: Rc::clone(watch),
             left: max.unwrap_or(u64::MAX),
             kept: None,
+            has_begun: false,
+            again: Bytes::new(),
+            passes_trailers,
         };
         (Self::Streamed(streamed), Some(upload))
     }
@@ -125,7 +146,7 @@ impl RequestBody {
             return (Self::Empty, None);
         }
         let upload = Rc::new(Upload(Cell::new(Progress::Running)));
-        (Self::Again(Again { bytes: Some(bytes), upload: Rc::clone(&upload) }), Some(upload))
+        (Self::Again(Again { bytes, is_taken: false, upload: Rc::clone(&upload) }), Some(upload))
     }
 
     /// Keeps a copy of what is streamed, unless that is certain to be more than `most` bytes.
@@ -138,9 +159,43 @@ impl RequestBody {
         streamed.kept = Some(Rc::clone(&kept));
         Some(kept)
     }
+
+    /// Makes it possible to begin it again, as long as no more than `most` bytes of it have been taken.
+    pub(super) fn keep_for_another_try(&mut self, most: usize) {
+        if let Self::Streamed(streamed) = self
+            && streamed.kept.is_none()
+            && !streamed.has_begun
+        {
+            streamed.kept = Some(Rc::new(Kept { bytes: RefCell::new(Some(Vec::new())), most }));
+        }
+    }
+
+    /// Begins it again, for another connection; false if what was taken of it is not here any more.
+    pub(super) fn rewind(&mut self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Streamed(streamed) => streamed.rewind(),
+            Self::Again(again) => {
+                again.is_taken = false;
+                true
+            }
+        }
+    }
 }
 
 impl Streamed {
+    fn rewind(&mut self) -> bool {
+        if !self.has_begun {
+            return true;
+        }
+        let Some(taken) = self.kept.as_ref().and_then(|kept| kept.copy()) else { return false };
+        if self.upload.is_done() && !taken.is_empty() {
+            self.upload.0.set(Progress::Running);
+        }
+        self.again = taken;
+        true
+    }
+
     fn end(&self, progress: Progress) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.upload.0.set(progress);
         self.watch.stop_waiting_for(Wait::Upload);
@@ -148,6 +203,10 @@ impl Streamed {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        self.has_begun = true;
+        if !self.again.is_empty() {
+            return self.poll_again();
+        }
         if self.watch.has_expired(Wait::Upload) {
             return self.end(Progress::Stalled);
         }
@@ -170,8 +229,18 @@ impl Streamed {
         }
     }
 
+    fn poll_again(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.incoming.is_end_stream() {
+            self.upload.0.set(Progress::Done);
+        }
+        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.again)))))
+    }
+
     fn pass_on(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Ok(data) = frame.into_data() else { return self.end(Progress::Done) };
+        let data = match frame.into_data() {
+            Ok(data) => data,
+            Err(frame) => return self.pass_trailers(frame),
+        };
         self.watch.stop_waiting(); // it moves: neither the client nor the backend is late
         match self.left.checked_sub(data.len() as u64) {
             None => return self.end(Progress::TooLarge),
@@ -187,10 +256,24 @@ impl Streamed {
     }
 }
 
+impl Streamed {
+    /// They are the end of the body, whether they go on or not.
+    fn pass_trailers(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let Some(mut trailers) = frame.into_trailers().ok().filter(|_| self.passes_trailers) else {
+            return self.end(Progress::Done);
+        };
+        headers::strip_trailers(&mut trailers);
+        self.upload.0.set(Progress::Done);
+        self.watch.stop_waiting_for(Wait::Upload);
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+}
+
 impl Again {
     fn poll(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         self.upload.0.set(Progress::Done);
-        Poll::Ready(self.bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+        let is_taken = std::mem::replace(&mut self.is_taken, true);
+        Poll::Ready((!is_taken).then(|| Ok(Frame::data(self.bytes.clone()))))
     }
 }
 
@@ -209,8 +292,8 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Streamed(streamed) => streamed.incoming.is_end_stream(),
-            Self::Again(again) => again.bytes.is_none(),
+            Self::Streamed(streamed) => streamed.again.is_empty() && streamed.incoming.is_end_stream(),
+            Self::Again(again) => again.is_taken,
         }
     }
 
@@ -218,7 +301,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streamed(streamed) => streamed.incoming.size_hint(),
-            Self::Again(again) => SizeHint::with_exact(again.bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Again(again) => SizeHint::with_exact(if again.is_taken { 0 } else { again.bytes.len() as u64 }),
         }
     }
 }
@@ -304,7 +387,7 @@ impl Body for ResponseBody {
             return Poll::Pending;
         }
         let Some(link) = link else { return Poll::Ready(None) };
-        match link.connection.poll_body(incoming, cx) {
+        match link.channel.poll_body(incoming, cx) {
             Poll::Pending => {
                 if !watch.waits() {
                     let stream_idle = link.pool().endpoint().timeouts.stream_idle;

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use http::Method;
 use http::request::Parts;
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::exchange::Report;
@@ -27,6 +27,7 @@ use crate::hold::Queue;
 use crate::metrics::Why;
 use crate::policy::admission::{Admission, Door, Visitor, admit};
 use crate::snapshot::{Destination, Service, Snapshot};
+use crate::upstream::Incoming;
 
 /// Bytes of a body that are read and forgotten, so that the connection can go on.
 const SPARED: u64 = 64 * 1024;

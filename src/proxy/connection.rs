@@ -4,11 +4,11 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::exchange::{Client, Origin};
-use super::http1;
 use super::peer::{Peer, introduced};
 use super::socket::{Socket, Wire};
 use super::watch::Watch;
 use super::worker::Place;
+use super::{http1, http2};
 
 /// Somebody at the door.
 #[derive(Debug)]
@@ -35,7 +35,9 @@ pub(super) async fn serve(mut guest: Guest, watch: Rc<Watch>, place: Place) {
     }
     let Guest { socket, peer, .. } = guest;
     let client = Rc::new(Client::new(Rc::clone(&place.worker), watch, Rc::new(Origin::of(peer))));
-    http1::serve(Wire::new(socket), &client).await;
+    if let Some(wire) = http1::serve(Wire::new(socket), &client).await {
+        Box::pin(http2::serve(wire, &client)).await; // in a box: most connections never need the room
+    }
 }
 
 /// Lets the proxy in front say who it is. False if it does not.

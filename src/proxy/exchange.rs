@@ -21,7 +21,7 @@ use crate::policy::bucket::Bucket;
 use crate::policy::decision::{Decision, Reason, Side};
 use crate::policy::outcome::{Failures, Outcome};
 use crate::snapshot::{Guarded, Rollout, Snapshot};
-use crate::upstream::Connection;
+use crate::upstream::Channel;
 
 /// In `x-forwarded-for`, who has no address (RFC 7239 §6.3). To leave it out would make the backend take us for the client.
 const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
@@ -408,18 +408,18 @@ pub(super) fn address_of(meters: &Arc<RolloutMeters>) -> usize {
     Arc::as_ptr(meters).addr()
 }
 
-/// A backend's connection in use by one request, and what has to be true for another to use it.
+/// A way to a backend in use by one request, and what has to be true for another to use it.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) connection: Box<Connection<RequestBody>>,
+    pub(super) channel: Channel<RequestBody>,
     pool: Rc<Pool>,
     upload: Option<Rc<Upload>>,
     spoiled: bool,
 }
 
 impl Link {
-    pub(super) fn new(connection: Box<Connection<RequestBody>>, pool: Rc<Pool>, upload: Option<Rc<Upload>>) -> Self {
-        Self { connection, pool, upload, spoiled: false }
+    pub(super) fn new(channel: Channel<RequestBody>, pool: Rc<Pool>, upload: Option<Rc<Upload>>) -> Self {
+        Self { channel, pool, upload, spoiled: false }
     }
 
     pub(super) fn pool(&self) -> &Pool {
@@ -434,7 +434,7 @@ impl Link {
     /// Lets both directions move by themselves, and the connection end with this exchange.
     pub(super) fn detach(&mut self) {
         self.spoil();
-        self.connection.detach();
+        self.channel.detach();
     }
 
     /// Whether the whole request is on its way to the backend.
@@ -455,7 +455,7 @@ impl Link {
     /// The whole answer is here: others may use the connection, unless something speaks against it.
     pub(super) fn release(self, now: Instant) {
         if self.is_uploaded() && !self.spoiled {
-            self.pool.put(self.connection, now);
+            self.pool.put(self.channel, now);
         }
     }
 }

@@ -7,7 +7,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, TE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version};
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
 use super::access_log::Entry;
 use super::body::{RequestBody, ResponseBody};
@@ -25,13 +25,18 @@ use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn};
 use crate::metrics::{Class, Why};
 use crate::policy::decision::{Decision, Side, bucket_of, decide};
 use crate::snapshot::{Destination, KeySource, Rollout, Snapshot};
+use crate::upstream::Incoming;
 
 /// Answers one request, whatever happens.
 pub(super) async fn handle(
     client: Rc<Client>,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let has_fragment = client.watch.request_begins();
+    let is_http2 = request.version() == Version::HTTP_2;
+    if is_http2 {
+        headers::join_cookies(request.headers_mut());
+    }
     let survey = headers::survey(request.headers());
     let view = client.worker.view();
     let mut report = Report::begin(client, view);
@@ -40,7 +45,7 @@ pub(super) async fn handle(
             let status = response.status().as_u16();
             report.answered(status);
             // A 304 may tell the length of what it does not send; hyper writes it only if it thinks that a body follows.
-            let tells_length = status == 304 && response.headers().contains_key(CONTENT_LENGTH);
+            let tells_length = status == 304 && !is_http2 && response.headers().contains_key(CONTENT_LENGTH);
             response.map(|incoming| {
                 let body = ResponseBody::relayed(incoming, link, Class::of_status(status), report);
                 if tells_length { body.with_unknown_length() } else { body }
@@ -74,7 +79,7 @@ async fn forward(
     let way = find_way(report, snapshot, &parts)?;
     let asked = Asked::in_head(&parts, survey);
     rewrite_request(&mut parts, survey, asked, &way, report);
-    let (body, upload) = RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body);
+    let (body, upload) = RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body, asked.is_grpc);
     headers::frame_request(&mut parts.headers, body.size_hint().exact(), survey.content_length, upload.is_some());
     let mut request = Request::from_parts(parts, body);
     let shield = way.decided.and_then(|decided| Shield::raise(report, decided, asked, &mut request, upload.as_ref()));
@@ -138,6 +143,8 @@ fn note_for_the_log(report: &mut Report, request: &Request<Incoming>) {
 pub(super) struct Asked {
     /// It would have trailers.
     trailers: bool,
+    /// It is a call of gRPC.
+    is_grpc: bool,
     /// It would speak another protocol.
     pub(super) upgrade: bool,
     /// It named a host.
@@ -148,6 +155,7 @@ impl Asked {
     fn in_head(parts: &Parts, survey: Survey) -> Self {
         Self {
             trailers: survey.te && wants_trailers(&parts.headers),
+            is_grpc: headers::is_grpc(&parts.headers),
             upgrade: survey.upgrade,
             host: survey.hosts > 0 || parts.uri.authority().is_some(),
         }
@@ -231,6 +239,9 @@ fn rewrite_request(parts: &mut Parts, survey: Survey, asked: Asked, way: &Way, r
     if !survey.request_id {
         let id = hex_id(fastrand::u128(..));
         parts.headers.insert(headers::REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal is visible ASCII"));
+    }
+    if asked.trailers && snapshot.backends[way.backend].may_speak_http2() {
+        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     if let Some((rollout, decision)) = rollout {
         parts.headers.insert(headers::ROLLOUT, rollout.label.clone());

@@ -4,7 +4,7 @@
 //! we say (CVE-2024-45410 and its kin).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING,
+    CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING,
 };
 
 /// The rollout's name, to the backend.
@@ -176,6 +176,13 @@ pub fn strip_request(headers: &mut HeaderMap, survey: Survey, trusted: bool) {
 /// By which gRPC tells how a call went, here or in a trailer.
 pub const GRPC_STATUS: &str = "grpc-status";
 
+/// Whether this is a call of gRPC (gRPC over HTTP/2: `application/grpc`, with a suffix such as `+proto`; not gRPC-Web).
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    matches!(kind, Some([] | [b'+' | b';', ..]))
+}
+
 /// What one look over a response's headers found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ResponseSurvey {
@@ -221,6 +228,28 @@ pub fn strip_response(headers: &mut HeaderMap, survey: ResponseSurvey, trailers:
     if let Some(announced) = announced {
         headers.insert(TRAILER, announced);
     }
+}
+
+/// Takes out of trailers what has no place there (RFC 9110 §6.5.1): whoever adds them to a head would be told another one.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_all(trailers, |name| is_protected(name) || is_not_for_the_client(name) || name == "content-encoding");
+}
+
+/// Makes one `cookie` of its crumbs (RFC 9113 §8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    if let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) {
+        let all: Vec<&[u8]> = [first, second].into_iter().chain(crumbs).collect();
+        let cookie = HeaderValue::from_bytes(&all.join(&b"; "[..])).expect("header values joined by blanks are one");
+        headers.insert(COOKIE, cookie);
+    }
+}
+
+/// Whether a value begins or ends with a blank, which HTTP/2 does not allow (RFC 9113 §8.2.1) and others would take away.
+#[must_use]
+pub fn is_padded(value: &HeaderValue) -> bool {
+    let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    is_blank(value.as_bytes().first()) || is_blank(value.as_bytes().last())
 }
 
 fn strip_nominated(headers: &mut HeaderMap) {

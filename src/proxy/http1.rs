@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
+use http::{Request, StatusCode};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -20,11 +20,13 @@ use tokio::time::{Instant, timeout};
 
 use super::exchange::{Client, Report};
 use super::forward::handle;
+use super::http2;
 use super::respond;
 use super::socket::{Socket, Wire};
 use super::watch::{Stage, Wait, Watch};
 use crate::config::Limits;
 use crate::metrics::Class;
+use crate::upstream::Incoming;
 
 /// How long a connection that we close stays open for the client to read our last answer (nginx: lingering close).
 const LINGER: Duration = Duration::from_secs(2);
@@ -32,19 +34,20 @@ const LINGER: Duration = Duration::from_secs(2);
 /// hyper's own limit on header fields. Told the same number, it would make room for them anew for each request.
 const HYPER_MAX_FIELDS: usize = 100;
 
-/// Serves requests until either side has enough.
-pub(super) async fn serve(mut wire: Wire, client: &Rc<Client>) {
+/// Serves requests until either side has enough. Gives the connection back if it begins as one of HTTP/2 does.
+pub(super) async fn serve(mut wire: Wire, client: &Rc<Client>) -> Option<Wire> {
     let watch = &client.watch;
-    let mut patience = watch.timeouts.header;
+    let (mut patience, mut is_new) = (watch.timeouts.header, true);
     loop {
         if !wait_for_request(&wire, watch, patience).await {
-            return;
+            return None;
         }
-        wire = match exchange(wire, client).await {
+        wire = match exchange(wire, client, is_new).await {
             Next::Dormant(wire) => wire,
-            Next::End => return,
+            Next::Http2(wire) => return Some(wire),
+            Next::End => return None,
         };
-        patience = watch.idle_deadline().saturating_duration_since(Instant::now());
+        (patience, is_new) = (watch.idle_deadline().saturating_duration_since(Instant::now()), false);
     }
 }
 
@@ -68,6 +71,7 @@ async fn wait_for_request(wire: &Wire, watch: &Watch, patience: Duration) -> boo
 
 enum Next {
     Dormant(Wire),
+    Http2(Wire),
     End,
 }
 
@@ -84,13 +88,13 @@ enum Finish {
 }
 
 /// Lets hyper serve requests until the connection ends or falls asleep.
-async fn exchange(wire: Wire, client: &Rc<Client>) -> Next {
+async fn exchange(wire: Wire, client: &Rc<Client>, is_new: bool) -> Next {
     let watch = &client.watch;
     let view = client.worker.view();
-    let io = ClientIo { wire, watch: Rc::clone(watch), verdict: None };
+    let io = ClientIo { wire, watch: Rc::clone(watch), verdict: None, opening: is_new.then_some(Opening::Unknown) };
     let service = service_fn({
         let client = Rc::clone(client);
-        move |request| handle(Rc::clone(&client), request)
+        move |request: Request<hyper::body::Incoming>| handle(Rc::clone(&client), request.map(Incoming::Http1))
     });
     let mut hyper = Box::new(server(&view.snapshot.limits).serve_connection(TokioIo::new(io), service));
     drop(view);
@@ -126,8 +130,11 @@ async fn exchange(wire: Wire, client: &Rc<Client>) -> Next {
     .await;
     let broken = matches!(watch.stage(), Stage::Busy | Stage::Held | Stage::Flushing);
     let parts = hyper.into_parts();
-    let ClientIo { mut wire, verdict, .. } = parts.io.into_inner();
+    let ClientIo { mut wire, verdict, opening, .. } = parts.io.into_inner();
     wire.unread = join(parts.read_buf, wire.unread);
+    if opening == Some(Opening::Http2) {
+        return Next::Http2(wire);
+    }
     if asleep {
         return Next::Dormant(wire);
     }
@@ -167,6 +174,11 @@ fn join(first: Bytes, second: Bytes) -> Bytes {
         (_, true) => first,
         _ => [first, second].concat().into(),
     }
+}
+
+/// Whether these may be the first bytes of HTTP/2's preface, and more have to come before that is certain.
+fn may_become_preface(came: &[u8]) -> bool {
+    came.len() < http2::PREFACE.len() && http2::PREFACE.starts_with(came)
 }
 
 /// The status for a head that hyper refused. Its 431 also stands for a Content-Length beyond 64 bits, which is simply
@@ -223,12 +235,60 @@ struct ClientIo {
     wire: Wire,
     watch: Rc<Watch>,
     verdict: Option<StatusCode>,
+    /// Of a new connection: what it begins with.
+    opening: Option<Opening>,
+}
+
+/// What a connection begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    /// It may still be either.
+    Unknown,
+    /// HTTP/2's preface: nothing of it was given to hyper.
+    Http2,
 }
 
 impl ClientIo {
     /// Whether what is being written is hyper's own error answer: nothing else is written between requests.
     fn is_verdict(&self) -> bool {
         matches!(self.watch.stage(), Stage::Idle | Stage::Head)
+    }
+
+    /// Reads the first bytes of a connection. What may be the beginning of HTTP/2's preface is kept back until that is
+    /// certain; if it is, hyper is told that there is nothing to read.
+    fn poll_opening(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        buf.put_slice(&std::mem::take(&mut self.wire.unread));
+        while may_become_preface(&buf.filled()[before..]) {
+            let came = buf.filled().len();
+            match Pin::new(&mut self.wire.socket).poll_read(cx, buf) {
+                Poll::Ready(Ok(())) if buf.filled().len() > came => {}
+                Poll::Ready(Ok(())) => break, // there will not be more
+                Poll::Ready(Err(error)) => {
+                    self.watch.left();
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {
+                    self.keep_back(buf, before);
+                    if !self.wire.unread.is_empty() {
+                        self.watch.received(&self.wire.unread); // a head has begun, whatever it will be
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+        if buf.filled()[before..].starts_with(http2::PREFACE) {
+            self.keep_back(buf, before);
+            self.opening = Some(Opening::Http2);
+            return Poll::Ready(Err(io::ErrorKind::Unsupported.into()));
+        }
+        self.opening = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep_back(&mut self, buf: &mut ReadBuf<'_>, from: usize) {
+        self.wire.unread = Bytes::copy_from_slice(&buf.filled()[from..]);
+        buf.set_filled(from);
     }
 
     fn keep_verdict(&mut self, bytes: &[u8]) {
@@ -242,7 +302,10 @@ impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut this.wire).poll_read(cx, buf)).inspect_err(|_| this.watch.left())?;
+        match this.opening {
+            Some(_) => ready!(this.poll_opening(cx, buf))?,
+            None => ready!(Pin::new(&mut this.wire).poll_read(cx, buf)).inspect_err(|_| this.watch.left())?,
+        }
         this.watch.received(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }

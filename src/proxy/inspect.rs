@@ -2,11 +2,12 @@
 
 use http::header::{EXPECT, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
-use hyper::body::{Body, Incoming};
+use hyper::body::Body as _;
 
 use super::headers::{self, Coding, Survey};
 use super::respond::Refusal;
 use crate::config::Limits;
+use crate::upstream::Incoming;
 
 /// Refuses what is malformed, ambiguous or too large.
 pub(super) fn inspect(
@@ -16,6 +17,9 @@ pub(super) fn inspect(
     limits: &Limits,
     is_key: impl FnMut(&str) -> bool,
 ) -> Result<(), Refusal> {
+    if request.version() == Version::HTTP_2 {
+        stream(request, limits)?;
+    }
     method(request.method())?;
     target(request, has_fragment, limits)?;
     host(request, survey.hosts)?;
@@ -29,6 +33,25 @@ pub(super) fn inspect(
         expect(request.headers())?;
     }
     length(request.body(), limits)
+}
+
+/// What h2 leaves to us: no more fields than on a connection of HTTP/1, none of them padded, and an authority that is the
+/// host (RFC 9113 §8.3.1).
+fn stream(request: &Request<Incoming>, limits: &Limits) -> Result<(), Refusal> {
+    let headers = request.headers();
+    if headers.len() > limits.max_header_fields {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Refusal::of_request(status, "The request head has too many fields."));
+    }
+    if headers.values().any(headers::is_padded) {
+        return Err(bad("A header field begins or ends with a blank."));
+    }
+    match (request.uri().authority(), headers.get(HOST)) {
+        (Some(authority), Some(host)) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+            Err(bad("Host is not the authority of the request target."))
+        }
+        _ => Ok(()),
+    }
 }
 
 const fn bad(detail: &'static str) -> Refusal {
@@ -71,6 +94,7 @@ fn host(request: &Request<Incoming>, hosts: usize) -> Result<(), Refusal> {
     }
     match request.headers().get(HOST) {
         Some(host) if !headers::is_valid_host(host.as_bytes()) => Err(bad("Host is not a host.")),
+        None if request.version() == Version::HTTP_2 && request.uri().authority().is_some() => Ok(()),
         None if request.version() != Version::HTTP_10 => Err(bad("The request has no Host.")),
         _ => Ok(()),
     }

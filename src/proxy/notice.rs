@@ -118,7 +118,7 @@ fn seconds(wait: Duration) -> String {
 }
 
 /// An IMF-fixdate (RFC 9110 §5.6.7).
-fn date(at: SystemTime) -> Option<String> {
+pub(super) fn date(at: SystemTime) -> Option<String> {
     DateTimePrinter::new().timestamp_to_rfc9110_string(&Timestamp::try_from(at).ok()?).ok()
 }
 

@@ -6,9 +6,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, TE};
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body::{Progress, RequestBody, Upload};
@@ -18,7 +17,7 @@ use super::respond::Refusal;
 use super::watch::Wait;
 use super::worker::{Pool, View};
 use crate::metrics::Failure;
-use crate::upstream::{ConnectError, Connection, connect};
+use crate::upstream::{Channel, ConnectError, Fault, Incoming, SendError};
 
 /// One try at one backend.
 #[derive(Clone, Copy, Debug)]
@@ -71,20 +70,42 @@ pub(super) async fn send(
     mut request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
 ) -> Tried {
+    let mut refusals = 0;
     loop {
-        let (connection, pool) = match obtain(attempt).await {
+        let (channel, pool) = match obtain(attempt).await {
             Ok(obtained) => obtained,
             Err(failure) => return Err(unsent(report, failure, Box::new(request))),
         };
-        let reused = connection.is_reused();
-        let mut link = Link::new(connection, pool, upload.clone());
+        let is_stream = matches!(channel, Channel::Http2(_));
+        let may_go_elsewhere = if is_stream { refusals < MAX_REFUSALS } else { channel.is_reused() };
+        prepare(&mut request, &channel, &pool);
+        let mut link = Link::new(channel, pool, upload.clone());
         request = match await_head(report, attempt, &mut link, request).await {
             Ok(response) => return receive(report, response, link),
-            Err(Trouble::Unsent(_, request)) if reused => *request,
+            Err(Trouble::Unsent(_, request)) if may_go_elsewhere => {
+                refusals += usize::from(is_stream);
+                *request
+            }
             Err(Trouble::Unsent(failure, request)) => return Err(unsent(report, failure, request)),
             Err(Trouble::Backend(failure)) => return Err(failed(report, failure)),
             Err(trouble) => return Err(trouble),
         };
+    }
+}
+
+/// How often a request that a backend has refused to look at is sent once more.
+const MAX_REFUSALS: usize = 2;
+
+/// Bytes of a request body that are kept while a backend may still refuse to look at it.
+const KEPT_FOR_ANOTHER_TRY: usize = 16 << 10;
+
+/// What differs by what the request goes over: a stream may be refused after it has begun, and only there anybody looks at
+/// `te` (RFC 9113 §8.2.2).
+fn prepare(request: &mut Request<RequestBody>, channel: &Channel<RequestBody>, pool: &Pool) {
+    match channel {
+        Channel::Http2(_) => request.body_mut().keep_for_another_try(KEPT_FOR_ANOTHER_TRY),
+        Channel::Http1(_) if pool.endpoint().may_speak_http2() => drop(request.headers_mut().remove(TE)),
+        Channel::Http1(_) => {}
     }
 }
 
@@ -100,17 +121,17 @@ fn failed(report: &Report, failure: Failure) -> Trouble {
 
 /// A connection to the backend: a kept one, or a new one to the first endpoint that takes it. If one endpoint could not be
 /// tried for want of our own means, that there is no connection is not the backend's fault.
-async fn obtain(attempt: Attempt<'_>) -> Result<(Box<Connection<RequestBody>>, Rc<Pool>), Failure> {
+async fn obtain(attempt: Attempt<'_>) -> Result<(Channel<RequestBody>, Rc<Pool>), Failure> {
     let (mut failure, mut is_ours) = (Failure::Connect, false);
     for pool in attempt.view.pools(attempt.backend) {
         if let Some(kept) = poll_fn(|cx| Poll::Ready(pool.take(cx, attempt.begun))).await {
             return Ok((kept, Rc::clone(pool)));
         }
-        match connect(pool.endpoint()).await {
-            Ok(connection) => return Ok((connection, Rc::clone(pool))),
+        match pool.connect().await {
+            Ok(channel) => return Ok((channel, Rc::clone(pool))),
             Err(ConnectError::Timeout) => failure = Failure::ConnectTimeout,
-            Err(ConnectError::Io(_) | ConnectError::Setup(_)) => failure = Failure::Connect,
             Err(ConnectError::OwnLimit(_)) => is_ours = true,
+            Err(_) => failure = Failure::Connect,
         }
     }
     Err(if is_ours { Failure::OwnLimit } else { failure })
@@ -125,12 +146,12 @@ async fn await_head(
 ) -> Result<Response<Incoming>, Trouble> {
     let watch = &report.client.watch;
     let patience = link.pool().endpoint().timeouts.response;
-    let mut sent = pin!(link.connection.send(request));
+    let mut sending = pin!(link.channel.send(request));
     let response = poll_fn(|cx| {
         if watch.has_expired(Wait::Response) {
             return Poll::Ready(None);
         }
-        if let Poll::Ready(response) = link.connection.poll_sent(sent.as_mut(), cx) {
+        if let Poll::Ready(response) = link.channel.poll_answer(sending.as_mut(), cx) {
             return Poll::Ready(Some(response));
         }
         if !watch.waits() {
@@ -144,11 +165,16 @@ async fn await_head(
     match response {
         None => Err(Trouble::Backend(Failure::ResponseTimeout)),
         Some(Ok(response)) => Ok(response),
-        Some(Err(mut error)) => match error.take_message() {
-            Some(unsent) => Err(Trouble::Unsent(Failure::Reset, Box::new(unsent))),
-            None => Err(diagnose(attempt, link, &error.into_error())),
+        Some(Err(SendError { fault, unsent })) => match unsent.and_then(from_the_beginning) {
+            Some(request) => Err(Trouble::Unsent(Failure::Reset, request)),
+            None => Err(diagnose(attempt, link, fault)),
         },
     }
+}
+
+/// The request, if its body can be sent from its beginning.
+fn from_the_beginning(mut request: Box<Request<RequestBody>>) -> Option<Box<Request<RequestBody>>> {
+    request.body_mut().rewind().then_some(request)
 }
 
 /// A backend that closes a kept connection as a request arrives does so within a round trip. One that takes longer had the
@@ -158,10 +184,10 @@ const RACE: Duration = Duration::from_millis(50);
 /// keep-alive. A backend that hangs up on a busy connection has failed what it was asked.
 const REST: Duration = Duration::from_secs(1);
 
-fn diagnose(attempt: Attempt<'_>, link: &Link, error: &hyper::Error) -> Trouble {
+fn diagnose(attempt: Attempt<'_>, link: &Link, fault: Fault) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
-        _ if error.is_parse() || link.connection.is_flooded() => Trouble::Backend(Failure::Malformed),
+        _ if fault == Fault::Malformed => Trouble::Backend(Failure::Malformed),
         _ if may_have_been_idle(attempt, link) => Trouble::Backend(Failure::Stale),
         _ => Trouble::Backend(Failure::Reset),
     }
@@ -169,9 +195,8 @@ fn diagnose(attempt: Attempt<'_>, link: &Link, error: &hyper::Error) -> Trouble 
 
 /// Whether the backend may have closed the connection because nobody used it, at the moment at which it was used again.
 fn may_have_been_idle(attempt: Attempt<'_>, link: &Link) -> bool {
-    let connection = &link.connection;
-    let rested = attempt.begun.saturating_duration_since(connection.idle_since());
-    connection.is_reused() && !connection.has_answered() && rested >= REST && attempt.begun.elapsed() < RACE
+    let rested = link.channel.rested_since().map(|since| attempt.begun.saturating_duration_since(since));
+    rested.is_some_and(|rested| rested >= REST) && attempt.begun.elapsed() < RACE
 }
 
 /// Takes an answer in, if it can be passed on.

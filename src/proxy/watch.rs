@@ -6,9 +6,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use slab::Slab;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::config::ClientTimeouts;
@@ -23,6 +25,8 @@ const ALLOWANCE: usize = 1 << 20;
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
+    /// The moment at which the streams of a connection are looked over.
+    Look,
     /// The next request's first byte.
     Request,
     /// The rest of a request head.
@@ -61,7 +65,7 @@ pub(super) struct Running {
     pub(super) since: Instant,
 }
 
-/// The state of one client connection that its parts share.
+/// The state of one client connection, or of one stream of a connection, that its parts share.
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) timeouts: ClientTimeouts,
@@ -84,6 +88,10 @@ pub(super) struct Watch {
     last_call: Cell<bool>,
     timer: RefCell<Option<Timer>>,
     waker: RefCell<Option<Waker>>,
+    /// The streams of a connection that carries many requests at once.
+    streams: RefCell<Slab<Rc<Watch>>>,
+    /// What a stream waits for is overdue.
+    overdue: Cell<bool>,
 }
 
 #[derive(Debug)]
@@ -122,6 +130,8 @@ impl Watch {
             last_call: Cell::new(false),
             timer: RefCell::new(None),
             waker: RefCell::new(None),
+            streams: RefCell::default(),
+            overdue: Cell::new(false),
         }
     }
 
@@ -331,19 +341,60 @@ impl Watch {
         }
     }
 
+    // -- streams
+
+    /// Another stream of this connection, until what is returned is dropped.
+    pub(super) fn open(self: &Rc<Self>, stream: Rc<Self>) -> Opened {
+        Opened { connection: Rc::clone(self), at: self.streams.borrow_mut().insert(stream) }
+    }
+
+    /// Whether streams are open.
+    pub(super) fn has_streams(&self) -> bool {
+        !self.streams.borrow().is_empty()
+    }
+
+    /// This, and the streams that are open.
+    pub(super) fn for_each(&self, mut act: impl FnMut(&Self)) {
+        act(self);
+        self.streams.borrow().iter().for_each(|(_, stream)| act(stream));
+    }
+
+    /// Has the streams find what is overdue by `now`: one timer serves all streams of a connection.
+    pub(super) fn look_over_streams(&self, now: Instant) {
+        for (_, stream) in self.streams.borrow().iter() {
+            if stream.wait.get().is_some_and(|(_, deadline)| deadline <= now) {
+                stream.overdue.set(true);
+                stream.wake();
+            }
+        }
+    }
+
+    /// What a stream has waited for in vain, if somebody has just looked.
+    pub(super) fn take_overdue(&self) -> Option<Wait> {
+        let overdue = self.overdue.take();
+        self.wait.get().filter(|(_, deadline)| overdue && *deadline <= Instant::now()).map(|(wait, _)| wait)
+    }
+
     // -- drain
 
     /// Remembers whom to wake when the process drains, or a side.
     pub(super) fn belongs_to(&self, waker: &Waker) {
-        self.waker.replace(Some(waker.clone()));
+        let mut known = self.waker.borrow_mut();
+        if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *known = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
     }
 
     /// No further request on this connection.
     pub(super) fn drain(&self) {
         self.draining.set(true);
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -353,9 +404,7 @@ impl Watch {
     /// Ends the connection in the middle of what it does.
     pub(super) fn cut_off(&self) {
         self.cut_off.set(true);
-        if let Some(waker) = self.waker.borrow().as_ref() {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     pub(super) fn is_cut_off(&self) -> bool {
@@ -367,9 +416,7 @@ impl Watch {
         let waits = self.stage.get() == Stage::Held;
         if waits {
             self.last_call.set(true);
-            if let Some(waker) = self.waker.borrow().as_ref() {
-                waker.wake_by_ref();
-            }
+            self.wake();
         }
         waits
     }
@@ -377,6 +424,19 @@ impl Watch {
     /// Ready once nobody's turn will come any more. Whoever calls that wakes the connection.
     pub(super) fn poll_last_call(&self) -> Poll<()> {
         if self.last_call.get() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// A stream's place at its connection.
+#[derive(Debug)]
+pub(super) struct Opened {
+    connection: Rc<Watch>,
+    at: usize,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.connection.streams.borrow_mut().remove(self.at);
     }
 }
 

@@ -271,11 +271,7 @@ async fn warm(view: Rc<View>, warming: Warming) {
     let mut opened = 0;
     for endpoint in warming.endpoints.iter() {
         let Some(pool) = view.pool(endpoint) else { continue };
-        for _ in 0..warming.each {
-            let Ok(connection) = upstream::connect(endpoint).await else { break };
-            pool.put(connection, Instant::now());
-            opened += 1;
-        }
+        opened += pool.warm(warming.each).await;
     }
     let _nobody_may_want_to_know = warming.opened.send(opened);
 }
@@ -378,13 +374,15 @@ impl Worker {
     /// Does `act` on the connections whose request `side` answers. Gives when the oldest of these requests began.
     fn running_on(&self, rollout: &Rollout, side: Side, act: impl Fn(&Watch)) -> Option<Instant> {
         let (meters, seat) = (address_of(&rollout.meters), rollout.seat(side));
-        let connections = self.connections.borrow();
-        let on_side = |watch: &Rc<Watch>| {
-            let running = watch.running().filter(|running| running.meters == meters && running.seat == seat)?;
-            act(watch);
-            Some(running.since)
+        let mut oldest: Option<Instant> = None;
+        let mut look = |watch: &Watch| {
+            if let Some(running) = watch.running().filter(|running| running.meters == meters && running.seat == seat) {
+                act(watch);
+                oldest = Some(oldest.map_or(running.since, |oldest| oldest.min(running.since)));
+            }
         };
-        connections.values().filter_map(on_side).min()
+        self.connections.borrow().values().for_each(|connection| connection.for_each(&mut look));
+        oldest
     }
 
     fn drain(&self) {
@@ -393,7 +391,11 @@ impl Worker {
 
     /// What still runs is cut off. Who still waits in line has not been sent anywhere and may be sent again: that is told.
     async fn call_last(&self) {
-        let waits = |(id, watch): (&u64, &Rc<Watch>)| watch.call_last().then_some(*id);
+        let waits = |(id, connection): (&u64, &Rc<Watch>)| {
+            let mut waits = false;
+            connection.for_each(|watch| waits |= watch.call_last());
+            waits.then_some(*id)
+        };
         let called: Vec<u64> = self.connections.borrow().iter().filter_map(waits).collect();
         let told = async {
             while called.iter().any(|id| self.connections.borrow().contains_key(id)) {

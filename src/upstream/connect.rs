@@ -2,10 +2,11 @@
 
 use std::io::{self, ErrorKind};
 
+use http::uri;
 use hyper::body::Body;
 use tokio::time::timeout;
 
-use super::{Connection, Socket};
+use super::{Socket, http1, http2};
 use crate::config::Scheme;
 use crate::snapshot::Endpoint;
 
@@ -24,6 +25,21 @@ pub enum ConnectError {
     /// The socket was connected but could not be used.
     #[error("cannot use the connection: {0}")]
     Setup(#[from] hyper::Error),
+    /// The backend does not speak HTTP/2, or not to us.
+    #[error("cannot speak HTTP/2: {0}")]
+    Http2(#[from] h2::Error),
+    /// It was closed at once.
+    #[error("the connection was closed at once")]
+    Closed,
+}
+
+/// A new connection, by what is spoken on it.
+#[derive(Debug)]
+pub(super) enum Connected<B: Body + 'static> {
+    /// For one request at a time.
+    Http1(Box<http1::Connection<B>>),
+    /// For many.
+    Http2(http2::Connection),
 }
 
 impl From<io::Error> for ConnectError {
@@ -46,7 +62,16 @@ fn is_own_limit(error: &io::Error) -> bool {
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
-pub async fn connect<B>(endpoint: &Endpoint) -> Result<Box<Connection<B>>, ConnectError>
+pub(super) async fn connect<B>(endpoint: &Endpoint) -> Result<Connected<B>, ConnectError>
+where
+    B: Body + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    timeout(endpoint.timeouts.connect, set_up(endpoint)).await.map_err(|_| ConnectError::Timeout)?
+}
+
+async fn set_up<B>(endpoint: &Endpoint) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
@@ -55,9 +80,12 @@ where
     if endpoint.address.scheme == Scheme::Https {
         return Err(ConnectError::Io(io::Error::other("TLS to backends is not built in"))); // never in clear text instead
     }
-    let connected = timeout(endpoint.timeouts.connect, Socket::connect(&endpoint.address.address)).await;
-    let socket = connected.map_err(|_| ConnectError::Timeout)??;
-    Ok(Box::new(Connection::open(socket, endpoint.max_header_size).await?))
+    let socket = Socket::connect(&endpoint.address.address).await?;
+    if endpoint.protocol.is_certainly_http2() {
+        let connection = http2::Connection::open(socket, uri::Scheme::HTTP, endpoint.max_header_size).await?;
+        return Ok(Connected::Http2(connection));
+    }
+    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, endpoint.max_header_size).await?)))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
-use hyper::body::{Body, Bytes, Frame, Incoming};
+use hyper::body::{self, Body, Bytes, Frame};
 use hyper::client::conn::{TrySendError, http1};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
@@ -22,7 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 
-use super::Socket;
+use super::incoming::BrokenOff;
+use super::{Answered, Fault, SendError, Socket};
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
@@ -42,8 +43,8 @@ pub struct Connection<B: Body + 'static> {
     idle_since: Instant,
 }
 
-/// What became of a request that was handed to a connection.
-pub type Sent<B> = Result<Response<Incoming>, TrySendError<Request<B>>>;
+/// What hyper says of a request that was handed to a connection.
+pub(super) type Sent<B> = Result<Response<body::Incoming>, TrySendError<Request<B>>>;
 
 impl<B> Connection<B>
 where
@@ -56,7 +57,7 @@ where
     ///
     /// # Errors
     /// hyper's, if the connection cannot be set up.
-    pub async fn open(socket: Socket, max_header_size: usize) -> Result<Self, hyper::Error> {
+    pub(super) async fn open(socket: Socket, max_header_size: usize) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
         let io = TokioIo::new(Io { socket, seen: Rc::clone(&seen) });
         let (sender, driver) =
@@ -68,46 +69,61 @@ where
     }
 
     /// Whether an earlier request went over this connection: if it closes now, that may be the backend's idle timeout.
-    pub fn is_reused(&self) -> bool {
+    pub(super) fn is_reused(&self) -> bool {
         self.reused
     }
 
     /// Hands over a request. The answer comes from the returned future, which [`Self::poll_sent`] polls.
-    pub fn send(&mut self, request: Request<B>) -> impl Future<Output = Sent<B>> + use<B> {
+    pub(super) fn send(&mut self, request: Request<B>) -> impl Future<Output = Sent<B>> + use<B> {
         self.seen.begin();
         self.sender.try_send_request(request)
     }
 
     /// Drives the connection and tells whether the answer to what was [sent](Self::send) has begun.
-    pub fn poll_sent(&mut self, sent: Pin<&mut impl Future<Output = Sent<B>>>, cx: &mut Context<'_>) -> Poll<Sent<B>> {
+    pub(super) fn poll_answer(
+        &mut self,
+        sent: Pin<&mut impl Future<Output = Sent<B>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Answered<B>> {
         // Whether the connection goes on or has ended shows in the answer, and only driving it brings one.
         let _ = self.drive(cx);
         let answer = ready!(sent.poll(&mut Context::from_waker(Waker::noop())));
         self.seen.end();
-        Poll::Ready(answer)
+        Poll::Ready(match answer {
+            Ok(response) => Ok(response.map(body::Incoming::into)),
+            Err(error) => Err(self.failure(error)),
+        })
+    }
+
+    fn failure(&self, mut error: TrySendError<Request<B>>) -> SendError<B> {
+        if let Some(request) = error.take_message() {
+            return SendError::unsent(Fault::Ended, request);
+        }
+        let is_malformed = error.into_error().is_parse() || self.seen.is_flooded();
+        if is_malformed { Fault::Malformed.into() } else { Fault::Ended.into() }
     }
 
     /// The next frame of the answer's body, driving the connection where it has to.
-    pub fn poll_body(
+    pub(super) fn poll_body(
         &mut self,
-        body: &mut Incoming,
+        body: &mut body::Incoming,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if self.task.is_some() {
-            return Pin::new(body).poll_frame(cx);
+            return Pin::new(body).poll_frame(cx).map_err(|_| BrokenOff);
         }
         let quiet = &mut Context::from_waker(Waker::noop());
         if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(quiet) {
-            return Poll::Ready(frame);
+            return Poll::Ready(frame.map(|frame| frame.map_err(|_| BrokenOff)));
         }
         let _ = self.drive(cx);
-        Pin::new(body).poll_frame(quiet)
+        Pin::new(body).poll_frame(quiet).map_err(|_| BrokenOff)
     }
 
     /// Gives the connection a task of its own. This is for an answer that begins before its request has been sent to the
     /// end: then both directions have to move by themselves, or a client that sends all before it reads and a backend that
     /// answers while it reads wait for each other. Such a connection is not used again.
-    pub fn detach(&mut self) {
+    pub(super) fn detach(&mut self) {
         if let Some(driver) = self.driver.take() {
             let task = spawn_local(Detached { driver, seen: Rc::clone(&self.seen) });
             self.task = Some(AbortOnDrop(task));
@@ -132,13 +148,8 @@ where
     }
 
     /// Whether anything came back since the last request was handed over.
-    pub fn has_answered(&self) -> bool {
+    pub(super) fn has_answered(&self) -> bool {
         self.seen.answered.get()
-    }
-
-    /// Whether the backend sent more interim responses than anybody needs.
-    pub fn is_flooded(&self) -> bool {
-        self.seen.is_flooded()
     }
 
     /// Whether it can take another request: the last exchange is over on both sides. If the backend has closed it since,
@@ -158,7 +169,7 @@ where
     }
 
     /// When it was last put away; for one that never was, when it was made.
-    pub fn idle_since(&self) -> Instant {
+    pub(super) fn idle_since(&self) -> Instant {
         self.idle_since
     }
 }

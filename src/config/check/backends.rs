@@ -10,7 +10,7 @@ use crate::config::document::Place;
 use crate::config::endpoint::{self, is_endpoint};
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-use crate::config::{Address, Backend, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, raw};
+use crate::config::{Address, Backend, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, Protocol, raw};
 use crate::policy::decision::Side;
 
 /// Backends, and what they are called: a backend that is wrong in itself is still one that others may name.
@@ -55,7 +55,12 @@ impl Checker<'_> {
         }
         let folder = self.folder;
         let endpoints = self.faults.take_all(&place, written, |url| endpoint(url, folder, listeners));
-        Some(Backend { endpoints, timeouts: timeouts?, health: health.map_or(Some(None), |health| health.map(Some))? })
+        Some(Backend {
+            endpoints,
+            timeouts: timeouts?,
+            health: health.map_or(Some(None), |health| health.map(Some))?,
+            protocol: protocol(raw.protocol),
+        })
     }
 
     fn health(&mut self, place: &Place, raw: &raw::Health) -> Option<Health> {
@@ -69,7 +74,7 @@ impl Checker<'_> {
         let defaults = raw::BackendTimeouts::default();
         let timeouts = self.backend_timeouts(&Place::default(), &defaults);
         let timeouts = timeouts.expect("the default timeouts are valid");
-        Backend { endpoints: vec![endpoint], timeouts, health: None }
+        Backend { endpoints: vec![endpoint], timeouts, health: None, protocol: Protocol::default() }
     }
 
     fn backend_timeouts(&mut self, place: &Place, raw: &raw::BackendTimeouts) -> Option<BackendTimeouts> {
@@ -101,6 +106,14 @@ impl<'a> WrittenRollout<'a> {
         let (key, written) = self.raw.side(side);
         let written = written?;
         Some(if is_endpoint(written) { self.inline_name(key) } else { written.to_owned() })
+    }
+}
+
+fn protocol(raw: raw::Protocol) -> Protocol {
+    match raw {
+        raw::Protocol::Auto => Protocol::Auto,
+        raw::Protocol::Http1 => Protocol::Http1,
+        raw::Protocol::H2 => Protocol::Http2,
     }
 }
 
