@@ -30,5 +30,6 @@ mod routing;
 mod shield;
 mod support;
 mod upstream_faults;
+mod upstream_http2;
 mod verdicts;
 mod webhooks;

@@ -11,6 +11,7 @@ What holds for each connection is said by arguments:
 
 What is done with a request is said by its path:
     /reset?code=N    RST_STREAM with that code instead of an answer; with &after=N after so many bytes of the body
+    /leave           GOAWAY that says that this was looked at, and the end of the connection; with &code=N for that reason
     /early           413 before the request has ended, then RST_STREAM NO_ERROR
     /trailers        an answer with x-end: 1 in its trailers
     /only-trailers   an answer that is a head with END_STREAM and grpc-status: 5
@@ -58,7 +59,7 @@ class Stream:
 class Connection:
     def __init__(self, reader, writer):
         stats["connections"] += 1
-        self.nth, self.taken, self.last = stats["connections"], 0, None
+        self.nth, self.taken, self.highest, self.last = stats["connections"], 0, 0, None
         self.reader, self.writer, self.streams = reader, writer, {}
         config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8", validate_inbound_headers=True)
         self.h2 = h2.connection.H2Connection(config)
@@ -121,15 +122,16 @@ class Connection:
         if "drop_after" in given and self.taken > number_of_last:
             return self.go_away()
         self.streams[event.stream_id] = stream = Stream(event.headers)
+        self.highest = event.stream_id
         stream.task = asyncio.create_task(self.answer(event.stream_id, stream))
         if "goaway_after" in given and self.taken == number_of_last:
             self.go_away()
 
-    def go_away(self):
+    def go_away(self, code=0):
         """Written by hand: the library takes its own GOAWAY for the end of everything."""
-        self.last = max(self.streams, default=0)
+        self.last = self.highest
         self.flush()
-        frame = self.last.to_bytes(4, "big") + (0).to_bytes(4, "big")
+        frame = self.last.to_bytes(4, "big") + code.to_bytes(4, "big")
         self.writer.write(len(frame).to_bytes(3, "big") + b"\x07\x00" + bytes(4) + frame)
 
     async def answer(self, id, stream):
@@ -152,6 +154,9 @@ class Connection:
             self.head(id, "413", end_stream=True)
             self.h2.reset_stream(id, ErrorCodes.NO_ERROR)
             return self.flush()
+        if asked.path == "/leave":
+            self.go_away(told.get("code", 0))
+            return self.writer.close()
         if asked.path == "/reset":
             if after := told.get("after"):
                 self.head(id, "200")
@@ -169,11 +174,12 @@ class Connection:
             for _ in range(told["n"]):
                 self.h2.send_headers(id, [(":status", "103"), ("link", "</style.css>")])
                 self.flush()
-        self.head(id, "200")
         if asked.path == "/trailers":
+            self.head(id, "200", ("trailer", "x-end"))
             await self.send(id, stream, b"hello", end=False)
             self.h2.send_headers(id, [("x-end", "1")], end_stream=True)
             return self.flush()
+        self.head(id, "200")
         if asked.path == "/drip":
             for _ in range(told["n"]):
                 await self.send(id, stream, b"x", end=False)
@@ -191,18 +197,20 @@ class Connection:
         }
         await self.send(id, stream, json.dumps(came).encode(), end=True)
 
-    def head(self, id, status, end_stream=False):
-        self.h2.send_headers(id, [(":status", status), ("x-connection", str(self.nth))], end_stream=end_stream)
+    def head(self, id, status, *more, end_stream=False):
+        fields = [(":status", status), ("x-connection", str(self.nth)), *more]
+        self.h2.send_headers(id, fields, end_stream=end_stream)
         self.flush()
 
     async def send(self, id, stream, body, end):
+        body = memoryview(body)
         while body:
             stream.room.clear()
             most = min(self.h2.local_flow_control_window(id), self.h2.max_outbound_frame_size)
             if most <= 0:
                 await stream.room.wait()
                 continue
-            self.h2.send_data(id, body[:most])
+            self.h2.send_data(id, bytes(body[:most]))
             body = body[most:]
             self.flush()
             await self.writer.drain()
