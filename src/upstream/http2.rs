@@ -89,14 +89,15 @@ impl Connection {
         self.sender.current_max_send_streams().min(MAX_STREAMS)
     }
 
-    /// A stream for one request, unless there are as many as there may be.
+    /// A stream for one request, unless there are as many as there may be, or will be no more.
     pub(super) fn claim<B>(&self) -> Option<Box<Stream<B>>> {
         if self.state.streams.get() >= self.max_streams() {
             return None;
         }
+        let sender = self.open_sender()?;
         self.state.streams.set(self.state.streams.get() + 1);
         Some(Box::new(Stream {
-            sender: self.sender.clone(),
+            sender,
             scheme: self.scheme.clone(),
             _claim: Claim(Rc::clone(&self.state)),
             reply: None,
@@ -109,8 +110,13 @@ impl Connection {
 
     /// Whether it takes more requests: it lives, and the backend has not said that it is going away.
     pub(super) fn is_open(&self) -> bool {
-        let ready = self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
-        !self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))
+        self.open_sender().is_some()
+    }
+
+    fn open_sender(&self) -> Option<SendRequest<Bytes>> {
+        let mut sender = self.sender.clone();
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        (!self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
     }
 
     /// Since when nobody has used it; `None` while somebody does.
@@ -148,7 +154,9 @@ struct Claim(Rc<State>);
 impl Drop for Claim {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        if self.0.streams.get() == 0 {
+            self.0.idle_since.set(Instant::now());
+        }
     }
 }
 
