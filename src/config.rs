@@ -42,6 +42,7 @@ use bytes::Bytes;
 use crate::policy::bucket::{Hash, Percent};
 use crate::policy::decision::{OnMissing, Rule};
 use crate::policy::guard;
+use crate::policy::naming::Pace;
 use crate::policy::network::{Network, Trusted};
 use crate::policy::outcome::Failures;
 use crate::policy::query::Condition;
@@ -137,6 +138,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Proxies that are believed when they say whom they stand for.
     pub trusted_proxies: Trusted,
+    /// How the names of backends are looked up.
+    pub dns: Dns,
     /// The one flag: every rollout to OLD. `None` if it is not written, which lifts nothing.
     pub rollback: Option<bool>,
     /// What those are told whom maintenance turns away, and who passes.
@@ -235,6 +238,28 @@ pub struct Token {
     pub name: String,
     /// What its bearer sends; at least 16 characters.
     pub secret: Secret,
+}
+
+/// How the names of backends are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Who is asked, in this order; those of the system if it is empty.
+    pub servers: Vec<SocketAddr>,
+    /// For how long an answer counts. Default 5 s to 5 min.
+    pub pace: Pace,
+    /// How long the servers have together to answer about one name. Default 2 s.
+    pub timeout: Duration,
+    /// Whose addresses are used if a name has both. Default IPv4.
+    pub prefer: Family,
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// A records.
+    V4,
+    /// AAAA records.
+    V6,
 }
 
 /// How the process ends after TERM or INT.

@@ -4,7 +4,8 @@
 //! [`in_force`], publishes by one store, remembers by the [`journal`], and then announces. [`files`] looks at the config and
 //! the `ROLLBACK` file ([`flag`]) when [`watcher`] or a person says so, and knows by [`settle`] when a file may still be
 //! half-written; [`order`] is how people ask for something; [`gate`] looks at the target of a switch, [`pacer`] ends a hold
-//! gently, [`clock`] doubts the wall clock, [`guards`] doubt NEW, [`queries`] ask a Prometheus about it, and [`findings`] are
+//! gently, [`clock`] doubts the wall clock, [`names`] are looked up for
+//! those who connect, [`guards`] doubt NEW, [`queries`] ask a Prometheus about it, and [`findings`] are
 //! what was found. [`webhooks`] tell others what has changed; both go by way of [`outbound`].
 
 pub mod announce;
@@ -18,6 +19,7 @@ pub mod guards;
 pub mod in_force;
 pub mod journal;
 pub mod memory;
+pub mod names;
 pub mod order;
 pub mod outbound;
 pub mod overview;

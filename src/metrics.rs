@@ -419,6 +419,8 @@ pub struct Registry {
     pub connections_refused: AtomicU64,
     /// Connections that were closed because they did not begin with the PROXY header that was expected of them.
     pub proxy_protocol_errors: AtomicU64,
+    /// Names of backends that could not be looked up when they should have been.
+    pub dns_failures: AtomicU64,
 }
 
 /// What one worker knows of its clients' connections.
@@ -455,6 +457,7 @@ impl Registry {
             accept_errors: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             proxy_protocol_errors: AtomicU64::new(0),
+            dns_failures: AtomicU64::new(0),
         }
     }
 

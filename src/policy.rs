@@ -10,6 +10,7 @@ pub mod decision;
 pub mod drain;
 pub mod guard;
 pub mod latch;
+pub mod naming;
 pub mod network;
 pub mod outcome;
 pub mod path;

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
-use crate::config::{self, BackendTimeouts, Config, Force, MaintenanceDefaults};
+use crate::config::{self, Address, BackendTimeouts, Config, Force, MaintenanceDefaults, Scheme};
 use crate::hold::Queue;
 use crate::metrics::{Registry, RolloutMeters, Seat, Series};
 use crate::policy::bucket::Percent;
@@ -137,6 +139,8 @@ pub struct Overlay {
     pub queues: BTreeMap<Scope, Arc<Queue>>,
     /// Which requests of a rollout its guard counts: see [`Guarded::epoch`].
     pub epochs: BTreeMap<String, u64>,
+    /// What the names of endpoints stand for.
+    pub addresses: BTreeMap<String, Arc<[IpAddr]>>,
 }
 
 /// A rollout as it is in force.
@@ -245,7 +249,7 @@ pub enum KeySource {
 pub struct Backend {
     /// Its name.
     pub name: String,
-    /// Its endpoints; at least one.
+    /// Its endpoints, one for each address of each name; none while no name has any.
     pub endpoints: Vec<Endpoint>,
     /// Its host, for a request that names none.
     pub host: HeaderValue,
@@ -257,10 +261,7 @@ impl Backend {
     /// Whether both have the same addresses.
     #[must_use]
     pub fn is_where(&self, other: &Self) -> bool {
-        self.endpoints
-            .iter()
-            .map(|endpoint| &endpoint.address)
-            .eq(other.endpoints.iter().map(|endpoint| &endpoint.address))
+        self.endpoints.iter().map(|endpoint| &endpoint.at).eq(other.endpoints.iter().map(|endpoint| &endpoint.at))
     }
 
     /// Whether HTTP/2 may be spoken to it.
@@ -273,8 +274,10 @@ impl Backend {
 /// What makes connections exchangeable: workers keep one pool for each of these, over reloads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where it is.
+    /// Where it is, as it is written.
     pub address: config::Endpoint,
+    /// Where connections to it lead.
+    pub at: At,
     /// What is spoken to it.
     pub protocol: config::Protocol,
     /// How long it may take.
@@ -290,8 +293,49 @@ impl Endpoint {
         match self.protocol {
             config::Protocol::Http1 => false,
             config::Protocol::Http2 => true,
-            config::Protocol::Auto => self.address.scheme == config::Scheme::Https,
+            config::Protocol::Auto => self.address.scheme == Scheme::Https,
         }
+    }
+}
+
+/// Where connections lead: nothing there has to be looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum At {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// The path of a socket of this machine.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The endpoint with the address that it has, in the form in which it is written: `http://10.0.0.7:8080`, `unix:/path`.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.at, self.address.scheme) {
+            (At::Unix(_), _) => write!(f, "{}", self.at),
+            (At::Tcp(_), Scheme::Http) => write!(f, "http://{}", self.at),
+            (At::Tcp(_), Scheme::Https) => write!(f, "https://{}", self.at),
+        }
+    }
+}
+
+/// Where connections to `written` lead, by what names stand for.
+fn places(written: &config::Endpoint, addresses: &BTreeMap<String, Arc<[IpAddr]>>) -> Vec<At> {
+    match &written.address {
+        Address::Unix(path) => vec![At::Unix(path.clone())],
+        Address::Tcp { host, port } => match (host.parse::<IpAddr>(), addresses.get(host)) {
+            (Ok(ip), _) => vec![At::Tcp((ip, *port).into())],
+            (Err(_), Some(found)) => found.iter().map(|ip| At::Tcp((*ip, *port).into())).collect(),
+            (Err(_), None) => Vec::new(),
+        },
     }
 }
 
@@ -319,6 +363,8 @@ impl Snapshot {
         };
         let rollouts: Vec<Rollout> = config.rollouts.iter().map(put_in_force).collect();
         let max_header_size = config.limits.max_header_size;
+        let put_up =
+            |(name, written): (&String, &config::Backend)| backend(name, written, max_header_size, &overlay.addresses);
         Self {
             revision,
             config_hash: config.hash.clone(),
@@ -336,7 +382,7 @@ impl Snapshot {
             webhooks: config.webhooks.clone().into(),
             written: Arc::clone(&config.written),
             rollouts,
-            backends: config.backends.iter().map(|(name, written)| backend(name, written, max_header_size)).collect(),
+            backends: config.backends.iter().map(put_up).collect(),
             listeners: config.listeners.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
@@ -483,16 +529,23 @@ fn key_source(written: &config::KeySource) -> KeySource {
     }
 }
 
-fn backend(name: &str, written: &config::Backend, max_header_size: usize) -> Backend {
-    let endpoint = |address: &config::Endpoint| Endpoint {
+fn backend(
+    name: &str,
+    written: &config::Backend,
+    max_header_size: usize,
+    addresses: &BTreeMap<String, Arc<[IpAddr]>>,
+) -> Backend {
+    let endpoint = |address: &config::Endpoint, at| Endpoint {
         address: address.clone(),
+        at,
         protocol: written.protocol,
         timeouts: written.timeouts.clone(),
         max_header_size,
     };
+    let endpoints = |address| places(address, addresses).into_iter().map(move |at| endpoint(address, at));
     Backend {
         name: name.to_owned(),
-        endpoints: written.endpoints.iter().map(endpoint).collect(),
+        endpoints: written.endpoints.iter().flat_map(endpoints).collect(),
         host: HeaderValue::from_str(&written.endpoints[0].authority())
             .expect("a checked endpoint has a host of visible ASCII"),
         health: written.health.clone(),

@@ -123,6 +123,14 @@ fn listening() {
 }
 
 #[test]
+fn naming_backends() {
+    let backend = Backend::named("old");
+    let written = blocks(&page("names.md"), "yaml")[0].replace("listen: 127.0.0.1:8080\n", "");
+    let tidegate = Tidegate::start(&written.replace("9001", &backend.address.port().to_string()));
+    assert_eq!(tidegate.client().get("/", &[]).text(), "old");
+}
+
+#[test]
 fn who_changed_what() {
     follow("audit.md", as_written, |_| true);
 }

@@ -21,6 +21,7 @@ mod hostile;
 mod kill;
 mod listeners;
 mod maintenance;
+mod names;
 mod process;
 mod proxy_protocol;
 mod queries;

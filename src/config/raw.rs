@@ -37,6 +37,8 @@ pub(super) struct Raw {
     /// Networks of proxies whose `x-forwarded-*` and PROXY headers are believed, such as `10.0.0.0/8`; the word `unix` stands
     /// for whoever comes through a unix socket.
     pub(super) trusted_proxies: Vec<String>,
+    /// How the names of backends are looked up.
+    pub(super) dns: Dns,
     /// The one flag: `true` sends every rollout to OLD, `false` lifts what `true` did. Without it nothing is said: a line
     /// that has vanished lifts nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +83,46 @@ pub(super) struct Listener {
     /// Whether each connection begins with a PROXY header, version 1 or 2, that says whom it is for. Connections without it,
     /// and from others than `trusted_proxies`, are closed.
     pub(super) proxy_protocol: bool,
+}
+
+/// How the names of backends are looked up: again and again, beside the requests. What was found last stays in use while no
+/// server answers.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Dns {
+    /// Name servers that are asked, in this order, such as `10.0.0.2` or `127.0.0.1:5353`. Without them those of
+    /// `/etc/resolv.conf`, with its search list.
+    pub(super) servers: Vec<String>,
+    /// Addresses are used for at least this long, even if the answer says less.
+    pub(super) min_ttl: Duration,
+    /// Addresses are used for at most this long, even if the answer says more.
+    pub(super) max_ttl: Duration,
+    /// How long the servers have together to answer about one name.
+    pub(super) timeout: Duration,
+    /// Whose addresses are used if a name has both: `ipv4` or `ipv6`.
+    pub(super) prefer: Family,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            min_ttl: Duration::new("5s"),
+            max_ttl: Duration::new("5m"),
+            timeout: Duration::new("2s"),
+            prefer: Family::Ipv4,
+        }
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Family {
+    /// The addresses of IPv4 if there are any.
+    Ipv4,
+    /// The addresses of IPv6 if there are any.
+    Ipv6,
 }
 
 /// Where status, metrics and the admin API are served.

@@ -5,6 +5,7 @@
 //! so before it is.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -55,6 +56,8 @@ pub enum Event {
     Looked(Box<Order>, Answer, Vec<Endpoint>, Result<(), String>),
     /// A query of a guard was answered, or not.
     Answered(Answered),
+    /// The name of an endpoint stands for these addresses now.
+    Resolved(String, Arc<[IpAddr]>),
 }
 
 /// The controller's task: owns what is in force.
@@ -153,6 +156,11 @@ impl Controller {
                 _ => self.obey(&looked(*order, found), answer, now),
             },
             Event::Answered(answered) => self.hear(answered),
+            Event::Resolved(name, addresses) => {
+                if self.in_force.resolved(name, addresses) {
+                    self.publish();
+                }
+            }
         }
     }
 

@@ -50,12 +50,15 @@ impl fmt::Display for Warmed {
 /// # Errors
 /// Which endpoints are not fit, and what they said, in a sentence. That connections could not be opened ahead is no error.
 pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, String> {
+    if backend.endpoints.is_empty() {
+        return Err(format!("backend {} is not fit to serve: none of its names has an address", backend.name));
+    }
     let mut looks = JoinSet::new();
     for endpoint in backend.endpoints.iter().cloned() {
         let health = backend.health.clone();
         looks.spawn(async move {
             let found = ask(&endpoint, health.as_ref()).await;
-            found.map_err(|said| format!("{} {said}", endpoint.address.address))
+            found.map_err(|said| format!("{} {said}", endpoint.at))
         });
     }
     let found = looks.join_all().await;
@@ -71,7 +74,7 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
-        let connected = timeout(connect, Socket::connect(&endpoint.address.address)).await;
+        let connected = timeout(connect, Socket::connect(&endpoint.at)).await;
         let connected = connected.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
         return connected.map(drop).map_err(|error| format!("takes no connection: {error}"));
     };
@@ -90,7 +93,7 @@ fn seconds(time: Duration) -> String {
 
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let connected = Socket::connect(&endpoint.address.address).await;
+    let connected = Socket::connect(&endpoint.at).await;
     let stream = connected.map_err(|error| format!("takes no connection: {error}"))?;
     let no_http = |error: hyper::Error| format!("does not answer GET {path}: {error}");
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(no_http)?;

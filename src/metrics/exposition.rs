@@ -286,6 +286,11 @@ fn clients(families: &mut Families, registry: &Registry) {
         registry.proxy_protocol_errors.load(Relaxed),
     );
     families.counter(
+        "tidegate_dns_failures_total",
+        "Lookups of the names of backends that gave no address; the last good ones stay in use.",
+        registry.dns_failures.load(Relaxed),
+    );
+    families.counter(
         "tidegate_access_log_dropped_total",
         "Access log lines that were dropped because the disk or the terminal was too slow.",
         registry.log_dropped(),

@@ -250,7 +250,7 @@ impl View {
     /// The pools of `backend`, the one whose turn it is first.
     pub(super) fn pools(&self, backend: usize) -> impl Iterator<Item = &Rc<Pool>> {
         let Endpoints { pools, turn } = &self.backends[backend];
-        let first = turn.get() % pools.len();
+        let first = turn.get() % pools.len().max(1);
         turn.set(first + 1);
         pools[first..].iter().chain(&pools[..first])
     }

@@ -58,7 +58,7 @@ fn is_own_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Connects to `endpoint` within its connect timeout. Names are resolved anew each time, off the worker's thread.
+/// Connects to `endpoint` within its connect timeout.
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
@@ -80,7 +80,7 @@ where
     if endpoint.address.scheme == Scheme::Https {
         return Err(ConnectError::Io(io::Error::other("TLS to backends is not built in"))); // never in clear text instead
     }
-    let socket = Socket::connect(&endpoint.address.address).await?;
+    let socket = Socket::connect(&endpoint.at).await?;
     if endpoint.protocol.is_certainly_http2() {
         let connection = http2::Connection::open(socket, uri::Scheme::HTTP, endpoint.max_header_size).await?;
         return Ok(Connected::Http2(connection));

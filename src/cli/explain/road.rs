@@ -19,7 +19,7 @@ use crate::policy::route::{Host, Match};
 use crate::proxy::peer::Peer;
 use crate::proxy::route;
 use crate::proxy::subject::{self, Head, RolloutSubject, StandIn, bare_host, client_behind};
-use crate::snapshot::{Backend, Destination, KeySource, Overlay, Rollout, Snapshot};
+use crate::snapshot::{Destination, KeySource, Overlay, Rollout, Snapshot};
 
 /// Where a request would go, and every step of the way.
 #[derive(Clone, Debug, Serialize)]
@@ -199,12 +199,12 @@ fn follow(
             rollout.backend(decision.side)
         }
     };
-    explanation.backend = Some(backend_step(&snapshot.backends[backend]));
+    explanation.backend = Some(backend_step(config, &snapshot.backends[backend].name));
 }
 
-fn backend_step(backend: &Backend) -> BackendStep {
-    let endpoints = backend.endpoints.iter().map(|endpoint| endpoint.address.to_string());
-    BackendStep { name: backend.name.clone(), endpoints: endpoints.collect() }
+fn backend_step(config: &Config, name: &str) -> BackendStep {
+    let endpoints = config.backends[name].endpoints.iter().map(ToString::to_string);
+    BackendStep { name: name.to_owned(), endpoints: endpoints.collect() }
 }
 
 fn rollout_steps(rollout: &Rollout, head: &Head<'_>, subject: &RolloutSubject<'_>) -> RolloutSteps {

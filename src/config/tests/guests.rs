@@ -192,6 +192,22 @@ fn every_mistake_about_listeners_has_its_sentence() {
 }
 
 #[test]
+fn every_mistake_about_names_has_its_sentence() {
+    for (line, complaint) in [
+        ("dns: {servers: [ns1.example.com]}", "dns.servers[0]: this is not a name server's address"),
+        ("dns: {min_ttl: 0s}", "dns.min_ttl: this must be longer than zero"),
+        ("dns: {min_ttl: 10m}", "dns.min_ttl: this is longer than `max_ttl`"),
+        ("dns: {timeout: 2}", "dns.timeout: a duration needs a unit"),
+        ("dns: {prefer: ipv5}", "dns.prefer: `ipv5` is not allowed here"),
+    ] {
+        assert_eq!(complaints(&format!("{MINIMAL}{line}\n")), [complaint], "{line}");
+    }
+    let servers =
+        yaml(&format!("{MINIMAL}dns: {{servers: [10.0.0.2, '::1', '127.0.0.1:5353']}}\n")).unwrap().dns.servers;
+    assert_eq!(servers, ["10.0.0.2:53", "[::1]:53", "127.0.0.1:5353"].map(|address| address.parse().unwrap()));
+}
+
+#[test]
 fn every_mistake_about_guests_has_its_sentence() {
     for (line, complaint) in [
         ("maintenance: {message: ' '}", "maintenance.message: this message is empty"),
