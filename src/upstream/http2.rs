@@ -23,11 +23,11 @@ use super::incoming::{BrokenOff, Incoming};
 use super::{Answered, Fault, SendError, Socket};
 
 /// Streams that we open on one connection, if the backend does not want fewer.
-const MAX_STREAMS: usize = 100;
+const MAX_STREAMS: u32 = 100;
 /// Bytes that a backend may send ahead on a stream that nobody reads.
 const STREAM_WINDOW: u32 = 32 << 10;
 /// The same for a connection: as much as all streams together, so that one that nobody reads holds up no other.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 /// Bytes of a request body that wait to be written, for each stream.
 const SEND_BUFFER: usize = 64 << 10;
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
@@ -86,7 +86,7 @@ impl Connection {
 
     /// How many streams it may have at once.
     pub(super) fn max_streams(&self) -> usize {
-        self.sender.current_max_send_streams().min(MAX_STREAMS)
+        self.sender.current_max_send_streams().min(MAX_STREAMS as usize)
     }
 
     /// A stream for one request, unless there are as many as there may be, or will be no more.

@@ -153,7 +153,8 @@ fn streams_that_are_taken_back_one_by_one_free_the_backend_each_time() {
 
 #[test]
 fn streams_that_we_are_made_to_reset_end_the_connection() {
-    let misdeeds: [(&str, fn(u32) -> Vec<u8>); 4] = [
+    type Misdeed = fn(u32) -> Vec<u8>;
+    let misdeeds: [(&str, Misdeed); 4] = [
         ("a window that grows by nothing", |id| Frame::window(id, 0).bytes()),
         ("a window that grows too far", |id| Frame::window(id, 0x7fff_ffff).bytes()),
         ("data after the end", |id| Frame::data(id, 0, "x").bytes()),
@@ -360,7 +361,8 @@ fn a_client_that_reads_nothing_at_all_is_left() {
         client.send(&Frame::get(odd(n), "/large"));
     }
     let grown = growth(&process, before, Duration::from_millis(800));
-    assert!(grown < ONE_CLIENT, "{grown} bytes for 100 answers of 10 MB");
+    // Here a hundred backend connections have their buffers as well.
+    assert!(grown < 2 * ONE_CLIENT, "{grown} bytes for 100 answers of 10 MB");
     eventually("the backend has nobody waiting", || backend.open_connections() <= 2);
     assert_serves_others(&process, "a client that does not read");
 }
@@ -379,7 +381,7 @@ fn what_is_no_request_of_http_2_reaches_no_backend() {
         ("a space in a name", with("x a", "1")),
         ("a colon in a name", with("x:a", "1")),
         ("CR LF in a name", with("x\r\na", "1")),
-        ("NUL in a value", with("x-a", "1\02")),
+        ("NUL in a value", with("x-a", "1\x002")),
         ("CR in a value", with("x-a", "1\r2")),
         ("LF in a value", with("x-a", "1\n2")),
         ("CR LF and another request", with("x-a", "1\r\n\r\nGET /evil HTTP/1.1\r\nhost: service")),
