@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::config::Health;
+use crate::config::{Health, Scheme};
 use crate::proxy::worker::{Errand, Errands, Warming};
 use crate::snapshot::{Backend, Endpoint};
 use crate::tls;
@@ -130,7 +130,8 @@ async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
 async fn get_over_http2(endpoint: &Endpoint, stream: Socket, path: &str) -> Result<StatusCode, String> {
     let no_http = |error: h2::Error| format!("does not answer GET {path}: {error}");
     let (sender, connection) = h2::client::handshake(stream).await.map_err(no_http)?;
-    let request = Request::get(format!("http://{}{path}", endpoint.address.authority()))
+    let scheme = if endpoint.address.scheme == Scheme::Https { "https" } else { "http" };
+    let request = Request::get(format!("{scheme}://{}{path}", endpoint.address.authority()))
         .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
         .body(())
         .map_err(|error| format!("cannot be asked for {path}: {error}"))?;
