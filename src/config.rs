@@ -49,6 +49,7 @@ use crate::policy::query::Condition;
 use crate::policy::rollout::{self, Action, Plan, State, Strategy};
 use crate::policy::route::Match;
 use crate::policy::schedule::Schedule;
+use crate::proxy_header::Version;
 
 /// The largest config that is read.
 const LARGEST: u64 = 1 << 20;
@@ -369,8 +370,10 @@ pub struct Backend {
     pub timeouts: BackendTimeouts,
     /// How it is asked whether it is well; `None`: whether it accepts connections.
     pub health: Option<Health>,
-    /// What is spoken to it.
+    /// What is spoken to it; HTTP/1.1 if its connections begin with a PROXY header.
     pub protocol: Protocol,
+    /// With which PROXY header its connections begin.
+    pub proxy_protocol: Option<Version>,
 }
 
 /// What is spoken to a backend.

@@ -22,6 +22,7 @@ use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
 use crate::policy::standing::{self, Standing};
+use crate::proxy_header::Version;
 
 /// Everything in force for a request.
 #[derive(Debug)]
@@ -280,6 +281,8 @@ pub struct Endpoint {
     pub at: At,
     /// What is spoken to it.
     pub protocol: config::Protocol,
+    /// With which PROXY header connections to it begin; each is then one client's.
+    pub proxy_protocol: Option<Version>,
     /// How long it may take.
     pub timeouts: BackendTimeouts,
     /// Bytes of a response head.
@@ -539,6 +542,7 @@ fn backend(
         address: address.clone(),
         at,
         protocol: written.protocol,
+        proxy_protocol: written.proxy_protocol,
         timeouts: written.timeouts.clone(),
         max_header_size,
     };

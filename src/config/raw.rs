@@ -359,6 +359,10 @@ pub(super) struct Backend {
     pub(super) endpoints: Option<Vec<String>>,
     /// What is spoken to the backend.
     pub(super) protocol: Protocol,
+    /// Whether each connection begins with a PROXY header that says whom it is for, and which version of it. Such a
+    /// connection carries only that client's requests, over HTTP/1.1. Without it there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) proxy_protocol: Option<ProxyVersion>,
     /// How long the backend may take.
     pub(super) timeouts: BackendTimeouts,
     /// How the backend is asked whether it is well before a switch leads to it. Without it, it only has to accept
@@ -378,6 +382,16 @@ pub(super) enum Protocol {
     Http1,
     /// HTTP/2; without TLS by prior knowledge, as gRPC servers have it.
     H2,
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// How a backend is asked whether it is well: it has to answer 2xx.

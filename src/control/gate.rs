@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::config::Health;
 use crate::proxy::worker::{Errand, Errands, Warming};
+use crate::proxy_header::Stated;
 use crate::snapshot::{Backend, Endpoint};
 use crate::upstream::Socket;
 
@@ -74,7 +75,7 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
-        let connected = timeout(connect, Socket::connect(&endpoint.at)).await;
+        let connected = timeout(connect, Socket::connect(endpoint, Stated::Local)).await;
         let connected = connected.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
         return connected.map(drop).map_err(|error| format!("takes no connection: {error}"));
     };
@@ -93,7 +94,7 @@ fn seconds(time: Duration) -> String {
 
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let connected = Socket::connect(&endpoint.at).await;
+    let connected = Socket::connect(endpoint, Stated::Local).await;
     let stream = connected.map_err(|error| format!("takes no connection: {error}"))?;
     let no_http = |error: hyper::Error| format!("does not answer GET {path}: {error}");
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(no_http)?;

@@ -17,6 +17,7 @@ use super::respond::Refusal;
 use super::watch::Wait;
 use super::worker::{Pool, View};
 use crate::metrics::Failure;
+use crate::proxy_header::Stated;
 use crate::upstream::{Channel, ConnectError, Fault, Incoming, SendError};
 
 /// One try at one backend.
@@ -72,7 +73,7 @@ pub(super) async fn send(
 ) -> Tried {
     let mut refusals = 0;
     loop {
-        let (channel, pool) = match obtain(attempt).await {
+        let (channel, pool) = match obtain(attempt, report.client.origin.peer.stated()).await {
             Ok(obtained) => obtained,
             Err(failure) => return Err(unsent(report, failure, Box::new(request))),
         };
@@ -119,15 +120,15 @@ fn failed(report: &Report, failure: Failure) -> Trouble {
     Trouble::Backend(failure)
 }
 
-/// A connection to the backend: a kept one, or a new one to the first endpoint that takes it. If one endpoint could not be
+/// A connection to the backend for `client`: a kept one, or a new one to the first endpoint that takes it. If one endpoint could not be
 /// tried for want of our own means, that there is no connection is not the backend's fault.
-async fn obtain(attempt: Attempt<'_>) -> Result<(Channel<RequestBody>, Rc<Pool>), Failure> {
+async fn obtain(attempt: Attempt<'_>, client: Stated) -> Result<(Channel<RequestBody>, Rc<Pool>), Failure> {
     let (mut failure, mut is_ours) = (Failure::Connect, false);
     for pool in attempt.view.pools(attempt.backend) {
-        if let Some(kept) = poll_fn(|cx| Poll::Ready(pool.take(cx, attempt.begun))).await {
+        if let Some(kept) = poll_fn(|cx| Poll::Ready(pool.take(client, cx, attempt.begun))).await {
             return Ok((kept, Rc::clone(pool)));
         }
-        match pool.connect().await {
+        match pool.connect(client).await {
             Ok(channel) => return Ok((channel, Rc::clone(pool))),
             Err(ConnectError::Timeout) => failure = Failure::ConnectTimeout,
             Err(ConnectError::OwnLimit(_)) => is_ours = true,

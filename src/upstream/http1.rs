@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::incoming::BrokenOff;
 use super::{Answered, Fault, SendError, Socket};
+use crate::proxy_header::Stated;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
@@ -41,6 +42,7 @@ pub struct Connection<B: Body + 'static> {
     task: Option<AbortOnDrop>,
     reused: bool,
     idle_since: Instant,
+    client: Stated,
 }
 
 /// What hyper says of a request that was handed to a connection.
@@ -52,12 +54,12 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Prepares a connected socket for requests. `max_header_size` bounds a response head, in bytes; its fields are at
+    /// Prepares a connected socket, opened for `client`, for requests. `max_header_size` bounds a response head, in bytes; its fields are at
     /// most 100, hyper's default.
     ///
     /// # Errors
     /// hyper's, if the connection cannot be set up.
-    pub(super) async fn open(socket: Socket, max_header_size: usize) -> Result<Self, hyper::Error> {
+    pub(super) async fn open(socket: Socket, client: Stated, max_header_size: usize) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
         let io = TokioIo::new(Io { socket, seen: Rc::clone(&seen) });
         let (sender, driver) =
@@ -65,7 +67,22 @@ where
         let nudge = Arc::new(Nudge::default());
         let nudge_waker = Waker::from(Arc::clone(&nudge));
         let idle_since = Instant::now();
-        Ok(Self { sender, driver: Some(driver), seen, nudge, nudge_waker, task: None, reused: false, idle_since })
+        Ok(Self {
+            sender,
+            driver: Some(driver),
+            seen,
+            nudge,
+            nudge_waker,
+            task: None,
+            reused: false,
+            idle_since,
+            client,
+        })
+    }
+
+    /// For whom it was opened.
+    pub(super) fn client(&self) -> Stated {
+        self.client
     }
 
     /// Whether an earlier request went over this connection: if it closes now, that may be the backend's idle timeout.

@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout};
 use super::channel::Channel;
 use super::connect::{ConnectError, Connected, connect};
 use super::{http1, http2};
+use crate::proxy_header::Stated;
 use crate::snapshot::Endpoint;
 
 /// How many streams a connection has room for, before any has told.
@@ -61,19 +62,31 @@ where
         &self.endpoint
     }
 
-    /// A stream of a connection that has room for one, or the connection used last that is still good. `now` is on the
+    /// A stream of a connection that has room for one, or the connection used last that is still good, and `client`'s if each is
+    /// somebody's. `now` is on the
     /// worker's clock; what was unused for longer than the endpoint's idle timeout is closed, since the backend may be
     /// closing it at this moment.
-    pub fn take(&self, cx: &mut Context<'_>, now: Instant) -> Option<Channel<B>> {
+    pub fn take(&self, client: Stated, cx: &mut Context<'_>, now: Instant) -> Option<Channel<B>> {
         if self.shares.get()
             && let Some(stream) = self.claim()
         {
             return Some(Channel::Http2(stream));
         }
         loop {
-            let mut connection = self.idle.borrow_mut().pop()?;
+            let mut connection = self.pop(client)?;
             if self.is_fresh(connection.idle_since(), now) && connection.is_reusable(cx) {
                 return Some(Channel::Http1(connection));
+            }
+        }
+    }
+
+    fn pop(&self, client: Stated) -> Option<Box<http1::Connection<B>>> {
+        let mut idle = self.idle.borrow_mut();
+        match self.endpoint.proxy_protocol {
+            None => idle.pop(),
+            Some(_) => {
+                let at = idle.iter().rposition(|connection| connection.client() == client)?;
+                Some(idle.remove(at))
             }
         }
     }
@@ -84,19 +97,19 @@ where
         shared.iter().find_map(http2::Connection::claim)
     }
 
-    /// A new connection, within the endpoint's connect timeout; or a stream of one that somebody else makes meanwhile.
+    /// A new connection for `client`, within the endpoint's connect timeout; or a stream of one that somebody else makes meanwhile.
     ///
     /// # Errors
     /// When the endpoint does not take the connection in time.
-    pub async fn connect(&self) -> Result<Channel<B>, ConnectError> {
+    pub async fn connect(&self, client: Stated) -> Result<Channel<B>, ConnectError> {
         if !self.shares.get() {
-            return self.admit(connect(&self.endpoint).await?);
+            return self.admit(connect(&self.endpoint, client).await?);
         }
-        timeout(self.endpoint.timeouts.connect, self.share()).await.map_err(|_| ConnectError::Timeout)?
+        timeout(self.endpoint.timeouts.connect, self.share(client)).await.map_err(|_| ConnectError::Timeout)?
     }
 
     /// As many connections are made at once as there are requests to fill them.
-    async fn share(&self) -> Result<Channel<B>, ConnectError> {
+    async fn share(&self, client: Stated) -> Result<Channel<B>, ConnectError> {
         let _waiting = Counted::new(&self.waiting);
         loop {
             let dialed = self.dialed.notified();
@@ -109,7 +122,7 @@ where
             dialed.await;
         }
         let _dialing = Dialing { _counted: Counted::new(&self.dialing), dialed: &self.dialed };
-        self.admit(connect(&self.endpoint).await?)
+        self.admit(connect(&self.endpoint, client).await?)
     }
 
     fn admit(&self, connected: Connected<B>) -> Result<Channel<B>, ConnectError> {
@@ -133,8 +146,11 @@ where
     /// Opens up to `connections` that nobody needs yet, one after the other, so that whoever is served meanwhile hardly
     /// notices. Of those that are shared one is enough. Tells how many there are.
     pub async fn warm(&self, connections: usize) -> usize {
+        if self.endpoint.proxy_protocol.is_some() {
+            return 0; // for nobody knows whom
+        }
         for opened in 0..connections {
-            match self.connect().await {
+            match self.connect(Stated::Local).await {
                 Ok(Channel::Http2(_)) => return connections,
                 Ok(channel) => self.put(channel, Instant::now()),
                 Err(_) => return opened,

@@ -12,6 +12,7 @@ use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
 use crate::config::{Address, Backend, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, Protocol, raw};
 use crate::policy::decision::Side;
+use crate::proxy_header::Version;
 
 /// Backends, and what they are called: a backend that is wrong in itself is still one that others may name.
 pub(super) struct Backends {
@@ -47,6 +48,7 @@ impl Checker<'_> {
     fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
         let timeouts = self.backend_timeouts(&place.key("timeouts"), &raw.timeouts);
         let health = raw.health.as_ref().map(|raw| self.health(&place.key("health"), raw));
+        let protocol = self.protocol(place, raw);
         let wanted = "a list of URLs such as [http://127.0.0.1:9001]";
         let written = self.required(place, "endpoints", raw.endpoints.as_ref(), wanted)?;
         let place = place.key("endpoints");
@@ -59,8 +61,28 @@ impl Checker<'_> {
             endpoints,
             timeouts: timeouts?,
             health: health.map_or(Some(None), |health| health.map(Some))?,
-            protocol: protocol(raw.protocol),
+            protocol: protocol?,
+            proxy_protocol: raw.proxy_protocol.map(Version::from),
         })
+    }
+
+    /// A connection that is one client's has no use for streams.
+    fn protocol(&mut self, place: &Place, raw: &raw::Backend) -> Option<Protocol> {
+        match (raw.protocol, raw.proxy_protocol) {
+            (raw::Protocol::H2, Some(_)) => {
+                let complaint = Complaint::new(
+                    "a connection of HTTP/2 carries the requests of many clients, a PROXY header names one",
+                );
+                let complaint = complaint.help(
+                    "leave out `proxy_protocol` or `protocol: h2`; x-forwarded-for names the client of each request",
+                );
+                self.faults.add(place.key("proxy_protocol"), complaint);
+                None
+            }
+            (raw::Protocol::H2, None) => Some(Protocol::Http2),
+            (raw::Protocol::Http1, _) | (raw::Protocol::Auto, Some(_)) => Some(Protocol::Http1),
+            (raw::Protocol::Auto, None) => Some(Protocol::Auto),
+        }
     }
 
     fn health(&mut self, place: &Place, raw: &raw::Health) -> Option<Health> {
@@ -74,7 +96,13 @@ impl Checker<'_> {
         let defaults = raw::BackendTimeouts::default();
         let timeouts = self.backend_timeouts(&Place::default(), &defaults);
         let timeouts = timeouts.expect("the default timeouts are valid");
-        Backend { endpoints: vec![endpoint], timeouts, health: None, protocol: Protocol::default() }
+        Backend {
+            endpoints: vec![endpoint],
+            timeouts,
+            health: None,
+            protocol: Protocol::default(),
+            proxy_protocol: None,
+        }
     }
 
     fn backend_timeouts(&mut self, place: &Place, raw: &raw::BackendTimeouts) -> Option<BackendTimeouts> {
@@ -109,11 +137,12 @@ impl<'a> WrittenRollout<'a> {
     }
 }
 
-fn protocol(raw: raw::Protocol) -> Protocol {
-    match raw {
-        raw::Protocol::Auto => Protocol::Auto,
-        raw::Protocol::Http1 => Protocol::Http1,
-        raw::Protocol::H2 => Protocol::Http2,
+impl From<raw::ProxyVersion> for Version {
+    fn from(written: raw::ProxyVersion) -> Self {
+        match written {
+            raw::ProxyVersion::V1 => Self::V1,
+            raw::ProxyVersion::V2 => Self::V2,
+        }
     }
 }
 
