@@ -14,9 +14,13 @@ use http::{HeaderName, HeaderValue};
 
 use crate::config::{self, Address, BackendTimeouts, Config, Force, MaintenanceDefaults, Scheme};
 use crate::hold::Queue;
+use crate::metrics::backend::BackendState;
+use crate::metrics::endpoint::EndpointState;
 use crate::metrics::{Registry, RolloutMeters, Seat, Series};
+use crate::policy::balance::Balance;
 use crate::policy::bucket::Percent;
-use crate::policy::decision::{OnMissing, Side, Split};
+use crate::policy::decision::{Fallback, OnMissing, Side, Split};
+use crate::policy::ejection;
 use crate::policy::network::Trusted;
 use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
@@ -175,6 +179,8 @@ pub struct Rollout {
     pub guard: Option<Guarded>,
     /// What answers in place of a NEW that fails; `None` if nothing does.
     pub shield: Option<config::Shield>,
+    /// What happens to requests whose side has no endpoint that is fit.
+    pub fallback: Fallback,
     /// Its meters.
     pub meters: Arc<RolloutMeters>,
 }
@@ -254,11 +260,29 @@ pub struct Backend {
     pub endpoints: Vec<Endpoint>,
     /// Its host, for a request that names none.
     pub host: HeaderValue,
+    /// How requests are spread over its endpoints.
+    pub balance: Balance,
+    /// For how long an endpoint that is new or fit again gets less than its share.
+    pub slow_start: Duration,
     /// How its endpoints are asked whether they are fit to serve.
     pub health: Option<config::Health>,
+    /// How endpoints that fail requests are taken out.
+    pub ejection: Option<ejection::Rules>,
+    /// How long a request waits for a connection.
+    pub max_wait: Duration,
+    /// How often a request is sent once more.
+    pub retries: config::Retries,
+    /// What is known of it beyond this snapshot.
+    pub state: Arc<BackendState>,
 }
 
 impl Backend {
+    /// Whether it has an endpoint that gets requests.
+    #[must_use]
+    pub fn is_fit(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.state.is_fit())
+    }
+
     /// Whether both have the same addresses.
     #[must_use]
     pub fn is_where(&self, other: &Self) -> bool {
@@ -287,6 +311,8 @@ pub struct Endpoint {
     pub timeouts: BackendTimeouts,
     /// Bytes of a response head.
     pub max_header_size: usize,
+    /// What is known of it beyond this snapshot, as an endpoint of its backend.
+    pub state: Arc<EndpointState>,
 }
 
 impl Endpoint {
@@ -366,8 +392,9 @@ impl Snapshot {
         };
         let rollouts: Vec<Rollout> = config.rollouts.iter().map(put_in_force).collect();
         let max_header_size = config.limits.max_header_size;
-        let put_up =
-            |(name, written): (&String, &config::Backend)| backend(name, written, max_header_size, &overlay.addresses);
+        let put_up = |(name, written): (&String, &config::Backend)| {
+            backend(name, written, max_header_size, &overlay.addresses, registry.backend(name))
+        };
         Self {
             revision,
             config_hash: config.hash.clone(),
@@ -511,6 +538,7 @@ fn rollout(
         label: HeaderValue::from_str(name).expect("a checked name is letters, digits, '-' and '_'"),
         guard: written.guard.as_ref().map(|guard| guarded(guard, epoch)),
         shield: written.shield.clone(),
+        fallback: written.fallback,
         meters,
     }
 }
@@ -537,8 +565,12 @@ fn backend(
     written: &config::Backend,
     max_header_size: usize,
     addresses: &BTreeMap<String, Arc<[IpAddr]>>,
+    state: Arc<BackendState>,
 ) -> Backend {
-    let endpoint = |address: &config::Endpoint, at| Endpoint {
+    state.slots.limit(&written.limits);
+    let known = &state;
+    let endpoint = |address: &config::Endpoint, at: At| Endpoint {
+        state: known.endpoint(&at.to_string()),
         address: address.clone(),
         at,
         protocol: written.protocol,
@@ -547,11 +579,21 @@ fn backend(
         max_header_size,
     };
     let endpoints = |address| places(address, addresses).into_iter().map(move |at| endpoint(address, at));
+    let endpoints: Vec<Endpoint> = written.endpoints.iter().flat_map(endpoints).collect();
+    // A single one is never taken out for what it fails.
+    let ejection = written.ejection.filter(|_| endpoints.len() > 1);
+    endpoints.iter().for_each(|endpoint| endpoint.state.watch(ejection.map(|rules| rules.consecutive_failures)));
     Backend {
         name: name.to_owned(),
-        endpoints: written.endpoints.iter().flat_map(endpoints).collect(),
+        endpoints,
         host: HeaderValue::from_str(&written.endpoints[0].authority())
             .expect("a checked endpoint has a host of visible ASCII"),
+        balance: written.balance,
+        slow_start: written.slow_start,
         health: written.health.clone(),
+        ejection,
+        max_wait: written.limits.max_wait,
+        retries: written.retries,
+        state,
     }
 }

@@ -87,6 +87,13 @@ fn shielding() {
 }
 
 #[test]
+fn having_many_endpoints() {
+    let third = Backend::named("third");
+    let address = third.address.to_string();
+    follow("backends.md", |config| config.replace("127.0.0.1:9003", &address), |_| true);
+}
+
+#[test]
 fn a_migration_night() {
     follow("maintenance.md", as_written, |_| true);
 }

@@ -20,6 +20,7 @@ use super::findings::{Finding, Findings, keep_what_stands};
 use super::flag::Flag;
 use super::gate;
 use super::guards::{Guards, Known};
+use super::health::Keeper;
 use super::in_force::{InForce, Seen, Told};
 use super::journal::Journal;
 use super::journal::audit::{Draft, Who};
@@ -71,6 +72,8 @@ pub struct Controller {
     events: mpsc::Sender<Event>,
     clock: Clock,
     pacer: Pacer,
+    /// Looks after the endpoints.
+    keeper: Keeper,
     guards: Guards,
     /// What they have found and still stands.
     findings: Findings,
@@ -92,8 +95,10 @@ impl Controller {
     ) -> Self {
         let announcer = Announcer::start(Arc::clone(&overview));
         overview.webhooks.follow(&overview.snapshot.load().webhooks);
+        let keeper = Keeper::start(&overview.snapshot, Arc::clone(&overview.registry), overview.health_changes.clone());
         let mut this = Self {
             in_force,
+            keeper,
             published: Arc::clone(&overview.snapshot),
             overview,
             announcer,
@@ -179,6 +184,7 @@ impl Controller {
         self.in_force.set_epochs(epochs);
         let snapshot = Arc::new(self.in_force.snapshot(&self.overview.registry));
         self.published.store(Arc::clone(&snapshot));
+        self.keeper.follow(&snapshot);
         self.guards.begin(&self.overview.registry);
         self.queries.follow(&self.in_force);
         self.overview.webhooks.follow(&snapshot.webhooks);

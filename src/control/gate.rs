@@ -72,7 +72,7 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 }
 
 /// Whether `endpoint` is fit: it answers its health path with 2xx, or, without one, takes a connection.
-async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
+pub(super) async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
         let connected = timeout(connect, Socket::connect(endpoint, Stated::Local)).await;
@@ -96,6 +96,9 @@ fn seconds(time: Duration) -> String {
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
     let connected = Socket::connect(endpoint, Stated::Local).await;
     let stream = connected.map_err(|error| format!("takes no connection: {error}"))?;
+    if endpoint.protocol.is_certainly_http2() {
+        return get_over_http2(endpoint, stream, path).await;
+    }
     let no_http = |error: hyper::Error| format!("does not answer GET {path}: {error}");
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(no_http)?;
     let request = Request::get(path)
@@ -107,6 +110,23 @@ async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
     tokio::select! {
         answer = sender.send_request(request) => answer.map(|answer| answer.status()).map_err(no_http),
         // It ends when the sender has gone, which it has not; or broken, which the sender tells better.
+        () = async { drop(connection.await); std::future::pending().await } => unreachable!("it never ends"),
+    }
+}
+
+async fn get_over_http2(endpoint: &Endpoint, stream: Socket, path: &str) -> Result<StatusCode, String> {
+    let no_http = |error: h2::Error| format!("does not answer GET {path}: {error}");
+    let (sender, connection) = h2::client::handshake(stream).await.map_err(no_http)?;
+    let request = Request::get(format!("http://{}{path}", endpoint.address.authority()))
+        .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .body(())
+        .map_err(|error| format!("cannot be asked for {path}: {error}"))?;
+    let answered = async {
+        let (answer, _) = sender.ready().await?.send_request(request, true)?;
+        answer.await.map(|answer| answer.status())
+    };
+    tokio::select! {
+        status = answered => status.map_err(no_http),
         () = async { drop(connection.await); std::future::pending().await } => unreachable!("it never ends"),
     }
 }

@@ -7,13 +7,14 @@ use hyper::body::Body;
 use tokio::time::timeout;
 
 use super::{Socket, http1, http2};
+use crate::capacity::Slot;
 use crate::config::Scheme;
 use crate::proxy_header::Stated;
 use crate::snapshot::Endpoint;
 
 /// Why there is no connection. The backend's fault, but for [`ConnectError::OwnLimit`].
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub(super) enum ConnectError {
     /// Refused, unreachable, unknown name.
     #[error("cannot connect: {0}")]
     Io(io::Error),
@@ -59,20 +60,20 @@ fn is_own_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Connects to `endpoint` for `client` within its connect timeout.
+/// Connects to `endpoint` for `client` within its connect timeout; `slot` is taken up until the connection is closed.
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
-pub(super) async fn connect<B>(endpoint: &Endpoint, client: Stated) -> Result<Connected<B>, ConnectError>
+pub(super) async fn connect<B>(endpoint: &Endpoint, client: Stated, slot: Slot) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    timeout(endpoint.timeouts.connect, set_up(endpoint, client)).await.map_err(|_| ConnectError::Timeout)?
+    timeout(endpoint.timeouts.connect, set_up(endpoint, client, slot)).await.map_err(|_| ConnectError::Timeout)?
 }
 
-async fn set_up<B>(endpoint: &Endpoint, client: Stated) -> Result<Connected<B>, ConnectError>
+async fn set_up<B>(endpoint: &Endpoint, client: Stated, slot: Slot) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
@@ -83,10 +84,10 @@ where
     }
     let socket = Socket::connect(endpoint, client).await?;
     if endpoint.protocol.is_certainly_http2() {
-        let connection = http2::Connection::open(socket, uri::Scheme::HTTP, endpoint.max_header_size).await?;
+        let connection = http2::Connection::open(socket, uri::Scheme::HTTP, endpoint.max_header_size, slot).await?;
         return Ok(Connected::Http2(connection));
     }
-    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, client, endpoint.max_header_size).await?)))
+    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, client, endpoint.max_header_size, slot).await?)))
 }
 
 #[cfg(test)]

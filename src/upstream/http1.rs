@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::incoming::BrokenOff;
 use super::{Answered, Fault, SendError, Socket};
+use crate::capacity::Slot;
 use crate::proxy_header::Stated;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
@@ -42,7 +43,10 @@ pub struct Connection<B: Body + 'static> {
     task: Option<AbortOnDrop>,
     reused: bool,
     idle_since: Instant,
+    /// For whom it was opened.
     client: Stated,
+    /// Given back when the connection is closed, and not before: it comes after what holds the socket.
+    slot: Option<Slot>,
 }
 
 /// What hyper says of a request that was handed to a connection.
@@ -55,11 +59,16 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Prepares a connected socket, opened for `client`, for requests. `max_header_size` bounds a response head, in bytes; its fields are at
-    /// most 100, hyper's default.
+    /// most 100, hyper's default. `slot` is taken up until it is closed.
     ///
     /// # Errors
     /// hyper's, if the connection cannot be set up.
-    pub(super) async fn open(socket: Socket, client: Stated, max_header_size: usize) -> Result<Self, hyper::Error> {
+    pub(super) async fn open(
+        socket: Socket,
+        client: Stated,
+        max_header_size: usize,
+        slot: Slot,
+    ) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
         let io = TokioIo::new(Io { socket, seen: Rc::clone(&seen) });
         let (sender, driver) =
@@ -77,6 +86,7 @@ where
             reused: false,
             idle_since,
             client,
+            slot: Some(slot),
         })
     }
 
@@ -142,7 +152,7 @@ where
     /// answers while it reads wait for each other. Such a connection is not used again.
     pub(super) fn detach(&mut self) {
         if let Some(driver) = self.driver.take() {
-            let task = spawn_local(Detached { driver, seen: Rc::clone(&self.seen) });
+            let task = spawn_local(Detached { driver, seen: Rc::clone(&self.seen), _slot: self.slot.take() });
             self.task = Some(AbortOnDrop(task));
         }
     }
@@ -195,6 +205,7 @@ where
 struct Detached<B: Body + 'static> {
     driver: http1::Connection<TokioIo<Io>, B>,
     seen: Rc<Seen>,
+    _slot: Option<Slot>,
 }
 
 impl<B> Future for Detached<B>

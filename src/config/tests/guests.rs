@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{MINIMAL, complaints, minimal, yaml};
-use crate::config::{Config, ConfigError, Health, ListenAddress, Protocol, load};
+use crate::config::{Config, ConfigError, ListenAddress, Protocol, load};
 
 const LONG: &str = "0123456789abcdef";
 
@@ -121,18 +121,6 @@ fn a_hold_has_its_limits() {
     let hold = yaml(&format!("{MINIMAL}{lines}")).unwrap().hold;
     assert_eq!((hold.max_wait, hold.max_requests), (Duration::from_secs(60), 7));
     assert_eq!((hold.max_bytes, hold.release_rate), (1 << 10, 5));
-}
-
-#[test]
-fn a_backend_says_how_it_is_looked_at() {
-    let health = |written: &str| {
-        let backend = format!("backends: {{v2: {{endpoints: [http://a], health: {written}}}}}\n");
-        yaml(&format!("{MINIMAL}{backend}")).unwrap().backends["v2"].health.clone()
-    };
-    let expected = |path: &str, ms| Some(Health { path: path.to_owned(), timeout: Duration::from_millis(ms) });
-    assert_eq!(health("{path: /healthz}"), expected("/healthz", 1000));
-    assert_eq!(health("{path: '/ready?full=1', timeout: 250ms}"), expected("/ready?full=1", 250));
-    assert_eq!(yaml(MINIMAL).unwrap().backends["default-old"].health, None);
 }
 
 #[test]
