@@ -2,13 +2,17 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::proxy_header::{self, Stated};
 use crate::snapshot::{At, Endpoint};
+use crate::tls;
 
 /// A connected stream of bytes.
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub enum Socket {
     Tcp(TcpStream),
     /// To a socket of this machine.
     Unix(UnixStream),
+    /// Over one of the others, in secret.
+    Tls(Box<TlsStream<Self>>),
 }
 
 impl Socket {
@@ -38,6 +44,18 @@ impl Socket {
         }
         Ok(socket)
     }
+
+    /// The same in secret, with whoever `tls` says it has to be. What is spoken inside is `only` that, if given, and else what
+    /// `tls` offers. How long that may take is the caller's to say.
+    ///
+    /// # Errors
+    /// The system's, or that of rustls inside.
+    pub async fn secured(self, tls: &tls::Client, only: Option<&[u8]>) -> io::Result<Self> {
+        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let protocols = only.map_or_else(|| tls.config.alpn_protocols.clone(), |only| vec![only.to_owned()]);
+        let secured = connector.with_alpn(protocols).connect(tls.name(), self).await?;
+        Ok(Self::Tls(Box::new(secured)))
+    }
 }
 
 impl AsyncRead for Socket {
@@ -45,6 +63,7 @@ impl AsyncRead for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -54,6 +73,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -65,6 +85,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -72,6 +93,7 @@ impl AsyncWrite for Socket {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -79,6 +101,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -86,6 +109,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -41,22 +41,25 @@ impl Checker<'_> {
         for (name, backend) in raw {
             let place = Place::default().key("backends").key(name);
             self.faults.take(&place.as_key(), value::name(name));
-            checked.extend(self.backend(&place, backend, listeners).map(|backend| (name.clone(), backend)));
+            checked.extend(self.backend(&place, name, backend, listeners).map(|backend| (name.clone(), backend)));
         }
         for (place, name, url) in rollouts.iter().flat_map(WrittenRollout::inline_backends) {
             let endpoint = self.faults.take(&place, endpoint(url, self.folder, listeners));
             if !names.insert(name.clone()) {
                 let taken = Complaint::new(format!("this URL would become the backend `{name}`, which exists already"));
-                self.faults.add(place, taken.help("give the backend another name"));
+                self.faults.add(place.clone(), taken.help("give the backend another name"));
             }
-            checked.extend(endpoint.map(|endpoint| (name, self.inline_backend(endpoint))));
+            let Some(endpoint) = endpoint else { continue };
+            self.backend_tls(&place, &name, None, Protocol::default(), std::slice::from_ref(&endpoint));
+            checked.insert(name, self.inline_backend(endpoint));
         }
         Backends { checked, names }
     }
 
-    fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
+    fn backend(&mut self, place: &Place, name: &str, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
         let written = self.required(place, "endpoints", raw.endpoints.as_ref(), ENDPOINTS);
         let endpoints = written.map(|written| self.endpoints(&place.key("endpoints"), written, listeners));
+        self.backend_tls(place, name, raw.tls.as_ref(), protocol(raw), endpoints.as_deref().unwrap_or_default());
         let settings = self.backend_settings(place, raw);
         Some(Backend { endpoints: endpoints?, ..settings? })
     }
@@ -77,7 +80,7 @@ impl Checker<'_> {
         let slow_start = self.faults.take(&place.key("slow_start"), value::duration(&raw.slow_start));
         let limits = self.backend_limits(&place.key("limits"), &raw.limits);
         let retries = self.retries(&place.key("retries"), &raw.retries);
-        let protocol = self.protocol(place, raw);
+        self.complain_of_streams(place, raw);
         Some(Backend {
             endpoints: Vec::new(),
             balance: raw.balance.into(),
@@ -87,27 +90,18 @@ impl Checker<'_> {
             slow_start: slow_start?,
             limits: limits?,
             retries: retries?,
-            protocol: protocol?,
+            protocol: protocol(raw),
             proxy_protocol: raw.proxy_protocol.map(Version::from),
         })
     }
 
-    /// A connection that is one client's has no use for streams.
-    fn protocol(&mut self, place: &Place, raw: &raw::Backend) -> Option<Protocol> {
-        match (raw.protocol, raw.proxy_protocol) {
-            (raw::Protocol::H2, Some(_)) => {
-                let complaint = Complaint::new(
-                    "a connection of HTTP/2 carries the requests of many clients, a PROXY header names one",
-                );
-                let complaint = complaint.help(
-                    "leave out `proxy_protocol` or `protocol: h2`; x-forwarded-for names the client of each request",
-                );
-                self.faults.add(place.key("proxy_protocol"), complaint);
-                None
-            }
-            (raw::Protocol::H2, None) => Some(Protocol::Http2),
-            (raw::Protocol::Http1, _) | (raw::Protocol::Auto, Some(_)) => Some(Protocol::Http1),
-            (raw::Protocol::Auto, None) => Some(Protocol::Auto),
+    /// A connection that is one client's cannot be one of many.
+    fn complain_of_streams(&mut self, place: &Place, raw: &raw::Backend) {
+        if let (raw::Protocol::H2, Some(_)) = (raw.protocol, raw.proxy_protocol) {
+            let complaint = Complaint::new("a connection of HTTP/2 is for many clients, and a PROXY header names one");
+            let help =
+                "leave out `proxy_protocol` or `protocol: h2`; x-forwarded-for names the client of each request anyway";
+            self.faults.add(place.key("proxy_protocol"), complaint.help(help));
         }
     }
 
@@ -183,6 +177,15 @@ impl<'a> WrittenRollout<'a> {
         let (key, written) = self.raw.side(side);
         let written = written?;
         Some(if is_endpoint(written) { self.inline_name(key) } else { written.to_owned() })
+    }
+}
+
+/// HTTP/2 is not spoken where each connection is one client's.
+fn protocol(raw: &raw::Backend) -> Protocol {
+    match (raw.protocol, raw.proxy_protocol) {
+        (raw::Protocol::Http1, _) | (_, Some(_)) => Protocol::Http1,
+        (raw::Protocol::Auto, None) => Protocol::Auto,
+        (raw::Protocol::H2, None) => Protocol::Http2,
     }
 }
 
