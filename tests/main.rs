@@ -35,5 +35,6 @@ mod shield;
 mod support;
 mod tls;
 mod upstream_faults;
+mod upstream_http2;
 mod verdicts;
 mod webhooks;

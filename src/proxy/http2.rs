@@ -291,7 +291,7 @@ impl Sending {
         Pin::new(&mut self.body).poll_frame(cx).map(|frame| match frame {
             Some(Ok(frame)) => self.take(frame),
             Some(Err(_)) => Step::Broken,
-            None => Step::of(&self.stream.send_data(Bytes::new(), true), true),
+            None => Step::of(self.stream.send_data(Bytes::new(), true), true),
         })
     }
 
@@ -300,14 +300,14 @@ impl Sending {
             Ok(piece) => {
                 self.piece = piece;
                 if self.piece.is_empty() && self.body.is_end_stream() {
-                    return Step::of(&self.stream.send_data(Bytes::new(), true), true);
+                    return Step::of(self.stream.send_data(Bytes::new(), true), true);
                 }
                 Step::Next
             }
             Err(frame) => {
                 let mut trailers = frame.into_trailers().unwrap_or_default();
                 headers::strip_trailers(&mut trailers);
-                Step::of(&self.stream.send_trailers(trailers), true)
+                Step::of(self.stream.send_trailers(trailers), true)
             }
         }
     }
@@ -332,7 +332,7 @@ impl Sending {
         watch.wrote(true);
         let piece = self.piece.split_to(room.min(self.piece.len()));
         let is_last = self.piece.is_empty() && self.body.is_end_stream();
-        Poll::Ready(Step::of(&self.stream.send_data(piece, is_last), is_last))
+        Poll::Ready(Step::of(self.stream.send_data(piece, is_last), is_last))
     }
 }
 
@@ -344,11 +344,7 @@ enum Step {
 }
 
 impl Step {
-    fn of(sent: &Result<(), h2::Error>, is_last: bool) -> Self {
-        match sent {
-            Ok(()) if is_last => Self::Last,
-            Ok(()) => Self::Next,
-            Err(_) => Self::Broken,
-        }
+    fn of(sent: Result<(), h2::Error>, is_last: bool) -> Self {
+        sent.map_or(Self::Broken, |()| if is_last { Self::Last } else { Self::Next })
     }
 }

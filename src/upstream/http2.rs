@@ -105,7 +105,7 @@ impl Connection {
         Some(Box::new(Stream {
             sender,
             scheme: self.scheme.clone(),
-            claim: Claim(Rc::clone(&self.state)),
+            _claim: Claim(Rc::clone(&self.state)),
             reply: None,
             failed: None,
             upload: None,
@@ -173,7 +173,7 @@ impl Drop for Claim {
 pub struct Stream<B> {
     sender: SendRequest<Bytes>,
     scheme: Scheme,
-    claim: Claim,
+    _claim: Claim,
     reply: Option<ResponseFuture>,
     /// What was not even sent.
     failed: Option<SendError<B>>,
@@ -215,7 +215,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         let Some(reply) = self.reply.as_mut().filter(|_| !broken) else {
             return Poll::Ready(Err(self.failed.take().unwrap_or(Fault::Ended.into())));
         };
-        while let Poll::Ready(Some(_)) = reply.poll_informational(cx) {
+        while let Poll::Ready(Some(Ok(_))) = reply.poll_informational(cx) {
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Poll::Ready(Err(Fault::Malformed.into()));
@@ -251,11 +251,11 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 
     /// What it means that there is no answer. What the backend has not looked at may be sent elsewhere: a stream that it
-    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). The same error
-    /// reaches streams that it did look at when the connection ends, so it counts only while there is one.
+    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). Those that it did look at
+    /// hear of the end of the connection in other words.
     fn failure(&mut self, error: &h2::Error) -> SendError<B> {
         let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-        let is_left_out = error.is_go_away() && !self.claim.0.ended.get();
+        let is_left_out = error.is_go_away();
         let fault = if error.is_library() { Fault::Malformed } else { Fault::Ended };
         match (self.spare.take(), self.upload.take()) {
             (Some(head), Some(upload)) if error.is_remote() && (is_refused || is_left_out) => {
