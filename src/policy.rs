@@ -8,6 +8,7 @@ pub mod admission;
 pub mod bucket;
 pub mod decision;
 pub mod drain;
+pub mod grpc;
 pub mod guard;
 pub mod latch;
 pub mod network;

@@ -5,6 +5,7 @@ pub mod backend;
 pub mod client;
 pub mod fault;
 pub mod foreign;
+pub mod http2;
 pub mod plane;
 pub mod process;
 pub mod prometheus;

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, EXPECT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Frame};
 use tokio::task::{spawn_local, unconstrained};
@@ -21,11 +21,13 @@ use tokio::time::{Instant, timeout};
 use super::body::ResponseBody;
 use super::exchange::Client;
 use super::forward::handle;
+use super::grpc;
 use super::headers;
 use super::notice;
 use super::socket::Wire;
 use super::watch::{Opened, Wait, Watch};
 use crate::config::Limits;
+use crate::policy::grpc::Status;
 use crate::upstream::Incoming;
 
 /// How a client begins that speaks HTTP/2 without having asked (RFC 9113 §3.4).
@@ -45,6 +47,9 @@ const MAX_HEADER_LIST: usize = 16 << 10;
 const MAX_TAKEN_BACK: usize = 20;
 /// Streams that we may have to reset for what a client does wrong on them (CVE-2025-8671).
 const MAX_RESETS: usize = 100;
+
+/// What a call of gRPC is told that has to end before its time.
+const CUT_OFF: &str = "The call was cut off.";
 
 /// How often the streams are looked over for what is overdue.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -182,8 +187,10 @@ fn begin(connection: &Rc<Client>, request: Request<RecvStream>, respond: SendRes
 async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: SendResponse<Bytes>, _opened: Opened) {
     let watch = Rc::clone(&client.watch);
     let is_head = request.method() == Method::HEAD;
-    let Some(response) = await_answer(&watch, &mut respond, handle(client, request)).await else {
-        return respond.send_reset(Reason::CANCEL);
+    let is_call = headers::is_grpc(request.headers());
+    let expects = request.headers().contains_key(EXPECT);
+    let Some(response) = await_answer(&watch, &mut respond, expects, handle(client, request)).await else {
+        return cut_off(respond, is_call && watch.is_cut_off());
     };
     let (head, body) = tidy(response, is_head).into_parts();
     let is_whole = is_head || body.is_end_stream();
@@ -199,6 +206,7 @@ async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: Sen
 async fn await_answer(
     watch: &Watch,
     respond: &mut SendResponse<Bytes>,
+    expects: bool,
     handled: impl Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>>,
 ) -> Option<Response<ResponseBody>> {
     let mut handled = pin!(handled);
@@ -213,6 +221,9 @@ async fn await_answer(
             if let Poll::Ready(Ok(response)) = handled.as_mut().poll(cx) {
                 return Poll::Ready(Some(response));
             }
+            if watch.take_body_is_wanted() && expects {
+                ask_for_body(respond);
+            }
             if watch.is_cut_off() {
                 return Poll::Ready(None);
             }
@@ -225,11 +236,29 @@ async fn await_answer(
     .await
 }
 
+/// The client waits to be asked for its body (RFC 9110 §10.1.1).
+fn ask_for_body(respond: &mut SendResponse<Bytes>) {
+    let mut interim = Response::new(());
+    *interim.status_mut() = StatusCode::CONTINUE;
+    let _it_may_have_left = respond.send_informational(interim);
+}
+
+/// Ends a stream whose answer has not begun.
+fn cut_off(mut respond: SendResponse<Bytes>, is_call: bool) {
+    if !is_call {
+        return respond.send_reset(Reason::CANCEL);
+    }
+    let mut response = Response::new(());
+    grpc::make_trailers_only(&mut response, Status::Unavailable, CUT_OFF);
+    let _it_may_have_left = respond.send_response(response, true);
+}
+
 /// Makes a head one of HTTP/2: a connection has no say in it (RFC 9113 §8.2.2), and hyper adds nothing to it.
 fn tidy(mut response: Response<ResponseBody>, is_head: bool) -> Response<ResponseBody> {
     let has_body = !is_head && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = response.body().size_hint().exact().filter(|length| has_body || *length > 0);
     let fields = response.headers_mut();
+    let length = length.filter(|length| *length > 0 || !fields.contains_key(headers::GRPC_STATUS)); // those are trailers
     fields.remove(CONNECTION);
     if let Some(length) = length.filter(|_| !fields.contains_key(CONTENT_LENGTH)) {
         fields.insert(CONTENT_LENGTH, length.into());
@@ -267,13 +296,20 @@ impl Sending {
                 Poll::Pending => {}
             }
             if watch.is_cut_off() {
-                return self.reset(Reason::INTERNAL_ERROR);
+                return self.cut_off();
             }
             match watch.take_overdue() {
                 Some(Wait::Reader) => return self.reset(Reason::CANCEL),
                 Some(wait) => watch.expire(wait),
                 None => return Poll::Pending,
             }
+        }
+    }
+
+    fn cut_off(&mut self) -> Poll<()> {
+        match self.body.last_words(Status::Unavailable, CUT_OFF) {
+            Some(trailers) => Poll::Ready(drop(self.stream.send_trailers(trailers))),
+            None => self.reset(Reason::INTERNAL_ERROR),
         }
     }
 

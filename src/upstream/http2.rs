@@ -19,6 +19,7 @@ use hyper::body::{Body, Bytes, Frame};
 use tokio::task::{spawn_local, unconstrained};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::http1::AbortOnDrop;
 use super::incoming::{BrokenOff, Incoming};
 use super::{Answered, Fault, SendError, Socket};
 
@@ -98,12 +99,13 @@ impl Connection {
         Some(Box::new(Stream {
             sender: self.sender.clone(),
             scheme: self.scheme.clone(),
-            claim: Claim(Rc::clone(&self.state)),
+            _claim: Claim(Rc::clone(&self.state)),
             reply: None,
             failed: None,
             upload: None,
             spare: None,
             interim: 0,
+            detached: None,
         }))
     }
 
@@ -157,7 +159,7 @@ impl Drop for Claim {
 pub struct Stream<B> {
     sender: SendRequest<Bytes>,
     scheme: Scheme,
-    claim: Claim,
+    _claim: Claim,
     reply: Option<ResponseFuture>,
     /// What was not even sent.
     failed: Option<SendError<B>>,
@@ -165,6 +167,8 @@ pub struct Stream<B> {
     /// The head, until it is answered: the backend may refuse to look at it.
     spare: Option<Request<()>>,
     interim: usize,
+    /// The task that sends the rest of the request, if that is not done beside reading the answer.
+    detached: Option<AbortOnDrop>,
 }
 
 /// A request's body on its way.
@@ -199,7 +203,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         let Some(reply) = self.reply.as_mut().filter(|_| !broken) else {
             return Poll::Ready(Err(self.failed.take().unwrap_or(Fault::Ended.into())));
         };
-        while let Poll::Ready(Some(_)) = reply.poll_informational(cx) {
+        while let Poll::Ready(Some(Ok(_))) = reply.poll_informational(cx) {
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Poll::Ready(Err(Fault::Malformed.into()));
@@ -225,21 +229,31 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BrokenOff> {
         let Some(upload) = self.upload.as_mut().filter(|upload| !upload.is_done) else { return Ok(()) };
         match upload.poll(cx) {
-            Poll::Ready(Err(BrokenOff)) => {
-                upload.is_done = true;
-                upload.stream.send_reset(Reason::CANCEL);
-                Err(BrokenOff)
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+            Poll::Ready(broken) => broken,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Gives the request's body a task of its own. This is for an answer that begins before its request has been sent to the
+    /// end: see [`super::http1::Connection::detach`].
+    pub(super) fn detach(&mut self)
+    where
+        B: 'static,
+    {
+        if let Some(mut upload) = self.upload.take().filter(|upload| !upload.is_done) {
+            let sending = async move {
+                let _the_answer_breaks_off_too = poll_fn(|cx| upload.poll(cx)).await;
+            };
+            self.detached = Some(AbortOnDrop(spawn_local(unconstrained(sending))));
         }
     }
 
     /// What it means that there is no answer. What the backend has not looked at may be sent elsewhere: a stream that it
-    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). The same error
-    /// reaches streams that it did look at when the connection ends, so it counts only while there is one.
+    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). Those up to that one end
+    /// with the connection, which is another error.
     fn failure(&mut self, error: &h2::Error) -> SendError<B> {
         let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-        let is_left_out = error.is_go_away() && !self.claim.0.ended.get();
+        let is_left_out = error.is_go_away();
         let fault = if error.is_library() { Fault::Malformed } else { Fault::Ended };
         match (self.spare.take(), self.upload.take()) {
             (Some(head), Some(upload)) if error.is_remote() && (is_refused || is_left_out) => {
@@ -251,31 +265,39 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
+    /// Sends to the end, or until nobody wants the rest: why that is so, the answer tells.
+    ///
+    /// # Errors
+    /// When the body has broken off, which ends the stream.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BrokenOff>> {
         while !self.is_done {
-            if self.piece.is_empty() {
-                match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                    Some(Ok(frame)) => self.take(frame)?,
-                    Some(Err(_)) => return Poll::Ready(Err(BrokenOff)),
-                    None => self.end(Bytes::new())?,
+            if !self.piece.is_empty() {
+                self.is_done |= !ready!(self.poll_piece(cx));
+                continue;
+            }
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => self.take(frame),
+                Some(Err(_)) => {
+                    self.is_done = true;
+                    self.stream.send_reset(Reason::CANCEL);
+                    return Poll::Ready(Err(BrokenOff::default()));
                 }
-            } else if !ready!(self.poll_piece(cx)) {
-                self.is_done = true; // nobody wants the rest, which the answer tells about
+                None => self.end(),
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), BrokenOff> {
+    fn take(&mut self, frame: Frame<Bytes>) {
         match frame.into_data() {
+            // What has no bytes would not be told from what has been sent.
+            Ok(piece) if piece.is_empty() && self.body.is_end_stream() => self.end(),
             Ok(piece) => self.piece = piece,
             Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
                 self.is_done = true;
-                self.stream.send_trailers(trailers).map_err(|_| BrokenOff)?;
+                let _it_may_be_closed = self.stream.send_trailers(frame.into_trailers().unwrap_or_default());
             }
         }
-        Ok(())
     }
 
     /// Sends as much of the piece as there is room for; false if the backend has closed the stream.
@@ -294,9 +316,9 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         Poll::Ready(self.stream.send_data(piece, is_last).is_ok())
     }
 
-    fn end(&mut self, piece: Bytes) -> Result<(), BrokenOff> {
+    fn end(&mut self) {
         self.is_done = true;
-        self.stream.send_data(piece, true).map_err(|_| BrokenOff)
+        let _it_may_be_closed = self.stream.send_data(Bytes::new(), true);
     }
 }
 
