@@ -39,15 +39,18 @@ pub use self::variables::Environment;
 pub use self::webhook::{SigningKey, Webhook, WebhookEvent};
 use bytes::Bytes;
 
+use crate::policy::balance::Balance;
 use crate::policy::bucket::{Hash, Percent};
-use crate::policy::decision::{OnMissing, Rule};
+use crate::policy::decision::{Fallback, OnMissing, Rule};
 use crate::policy::guard;
+use crate::policy::naming::Pace;
 use crate::policy::network::{Network, Trusted};
 use crate::policy::outcome::Failures;
 use crate::policy::query::Condition;
 use crate::policy::rollout::{self, Action, Plan, State, Strategy};
 use crate::policy::route::Match;
 use crate::policy::schedule::Schedule;
+use crate::policy::{ejection, health};
 
 /// The largest config that is read.
 const LARGEST: u64 = 1 << 20;
@@ -137,6 +140,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Proxies that are believed when they say whom they stand for.
     pub trusted_proxies: Trusted,
+    /// How the names of backends are looked up.
+    pub dns: Dns,
     /// The one flag: every rollout to OLD. `None` if it is not written, which lifts nothing.
     pub rollback: Option<bool>,
     /// What those are told whom maintenance turns away, and who passes.
@@ -235,6 +240,28 @@ pub struct Token {
     pub name: String,
     /// What its bearer sends; at least 16 characters.
     pub secret: Secret,
+}
+
+/// How the names of backends are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Who is asked, in this order; those of the system if it is empty.
+    pub servers: Vec<SocketAddr>,
+    /// For how long an answer counts. Default 5 s to 5 min.
+    pub pace: Pace,
+    /// How long the servers have together to answer about one name. Default 2 s.
+    pub timeout: Duration,
+    /// Whose addresses are used if a name has both. Default IPv4.
+    pub prefer: Family,
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// A records.
+    V4,
+    /// AAAA records.
+    V6,
 }
 
 /// How the process ends after TERM or INT.
@@ -340,10 +367,21 @@ pub enum AccessLog {
 pub struct Backend {
     /// At least one.
     pub endpoints: Vec<Endpoint>,
+    /// How requests are spread over them.
+    pub balance: Balance,
     /// How long the backend may take.
     pub timeouts: BackendTimeouts,
-    /// How it is asked whether it is well; `None`: whether it accepts connections.
+    /// How its endpoints are asked whether they are well; `None`: they are not, and before a switch whether they accept
+    /// connections.
     pub health: Option<Health>,
+    /// How endpoints that fail requests are taken out; `None` if they are not.
+    pub ejection: Option<ejection::Rules>,
+    /// For how long an endpoint that is new, or fit again, gets less than its share. Default 0 s, which is not at all.
+    pub slow_start: Duration,
+    /// How much it gets at once.
+    pub limits: BackendLimits,
+    /// How often a request is sent once more.
+    pub retries: Retries,
     /// What is spoken to it.
     pub protocol: Protocol,
 }
@@ -368,13 +406,37 @@ impl Protocol {
     }
 }
 
-/// How a backend is asked whether it is well, before a switch leads to it.
+/// How an endpoint is asked whether it is well: again and again, and before a switch leads to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// The path that is asked for; begins with `/`.
     pub path: String,
+    /// How long after an answer it is asked again; at least 10 ms. Default 5 s.
+    pub interval: Duration,
     /// How long the answer may take. Default 1 s.
     pub timeout: Duration,
+    /// How many bad or good answers in a row change something. Default 3 and 2.
+    pub thresholds: health::Thresholds,
+}
+
+/// How much a backend gets at once, from all workers together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendLimits {
+    /// Connections that are open, to all of its endpoints; at least 1. Default 1024.
+    pub max_connections: usize,
+    /// Requests that wait for one; may be none. Default 1024.
+    pub max_pending: usize,
+    /// How long each of them waits at most. Default 1 s.
+    pub max_wait: Duration,
+}
+
+/// How often a request that has done nothing yet is sent once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// How often more than once, 0 to 10. Default 1.
+    pub attempts: usize,
+    /// What each request puts into the [budget](crate::policy::budget::Budget); above 0. Default 20 %.
+    pub budget: Percent,
 }
 
 /// How long a backend may take.
@@ -423,6 +485,8 @@ pub struct Rollout {
     pub guard: Option<Guard>,
     /// What answers in place of a NEW that fails; `None` if nothing does.
     pub shield: Option<Shield>,
+    /// What happens to requests whose side has no endpoint that is fit.
+    pub fallback: Fallback,
 }
 
 /// What takes NEW away when it hurts users.
@@ -456,7 +520,7 @@ impl Guard {
 pub struct Shield {
     /// Bytes of a request body that are kept at most, 0 to 16 MiB. Default 64 KiB.
     pub max_body: usize,
-    /// What each request puts into the [budget](crate::policy::shield::Budget); above 0. Default 20 %.
+    /// What each request puts into the [budget](crate::policy::budget::Budget); above 0. Default 20 %.
     pub budget: Percent,
     /// Which answers are failures: the guard's, whether there is a guard or not.
     pub failures: Arc<Failures>,

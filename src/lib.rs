@@ -8,6 +8,7 @@ pub mod policy;
 pub mod proxy_header;
 pub mod telemetry;
 
+pub mod capacity;
 pub mod config;
 pub mod metrics;
 

@@ -87,6 +87,13 @@ fn shielding() {
 }
 
 #[test]
+fn having_many_endpoints() {
+    let third = Backend::named("third");
+    let address = third.address.to_string();
+    follow("backends.md", |config| config.replace("127.0.0.1:9003", &address), |_| true);
+}
+
+#[test]
 fn a_migration_night() {
     follow("maintenance.md", as_written, |_| true);
 }
@@ -151,6 +158,14 @@ fn calling() {
         let told = format!("tidegate_grpc_responses_total{{rollout=\"default\",side=\"{side}\",grpc_status=\"OK\"}}");
         eventually("all are counted", || tidegate.metric(&told) == calls);
     }
+}
+
+#[test]
+fn naming_backends() {
+    let backend = Backend::named("old");
+    let written = blocks(&page("names.md"), "yaml")[0].replace("listen: 127.0.0.1:8080\n", "");
+    let tidegate = Tidegate::start(&written.replace("9001", &backend.address.port().to_string()));
+    assert_eq!(tidegate.client().get("/", &[]).text(), "old");
 }
 
 #[test]

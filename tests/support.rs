@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod dns;
 pub mod fault;
 pub mod foreign;
 pub mod http2;

@@ -3,6 +3,7 @@
 //! The percent stands there in its layers, side by side: what the config says, what somebody put on top, what is in force,
 //! and what the traffic really did.
 
+mod endpoint;
 mod guard;
 mod process;
 mod rollout;
@@ -13,6 +14,7 @@ mod webhook;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::endpoint::endpoint_change;
 pub use self::guard::{guard_report, share};
 pub use self::process::of;
 pub use self::rollout::of_rollout;
@@ -498,10 +500,22 @@ pub struct SideStatus {
     pub color: Option<String>,
     /// Requests that are running.
     pub inflight: u64,
-    /// Endpoints that get requests. Without health checks: all.
+    /// Endpoints that get requests: neither their health checks nor failed requests speak against them.
     pub healthy: usize,
     /// Endpoints.
     pub endpoints: usize,
+    /// Each of them.
+    #[serde(default)]
+    pub endpoint_list: Vec<EndpointStatus>,
+    /// Connections to all of them that are open.
+    #[serde(default)]
+    pub connections: usize,
+    /// How many may be.
+    #[serde(default)]
+    pub max_connections: usize,
+    /// Requests that wait for one.
+    #[serde(default)]
+    pub pending: usize,
     /// Requests that ended in the last minute.
     pub requests: u64,
     /// The same a second.
@@ -512,6 +526,40 @@ pub struct SideStatus {
     pub failure_share: Option<f64>,
     /// How long they took; null without requests.
     pub latency_ms: Option<Latency>,
+}
+
+/// An endpoint of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EndpointStatus {
+    /// Where it is.
+    pub endpoint: String,
+    /// Whether it gets requests.
+    pub healthy: bool,
+    /// Why it gets none; null if it gets some.
+    pub why: Option<String>,
+    /// Since when, as RFC 3339.
+    pub since: String,
+    /// What the last health check found; null if there was none.
+    pub last_check: Option<String>,
+    /// Requests that run there.
+    pub inflight: u64,
+    /// How often it was taken out because it failed requests.
+    pub ejections: u64,
+}
+
+/// An endpoint gets requests again, or gets none any more: the `health` of `/api/v1/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EndpointChange {
+    /// When, as RFC 3339.
+    pub at: String,
+    /// Whose it is.
+    pub backend: String,
+    /// Where it is.
+    pub endpoint: String,
+    /// Whether it gets requests.
+    pub healthy: bool,
+    /// Why it gets none; null if it gets some.
+    pub why: Option<String>,
 }
 
 /// Percentiles in milliseconds, at most one part in 16 too high.

@@ -3,6 +3,7 @@
 
 mod admin;
 mod backends;
+mod dns;
 mod guard;
 mod maintenance;
 mod queries;
@@ -43,6 +44,7 @@ impl Checker<'_> {
         let admin = self.admin(&raw.admin, &listeners);
         let workers = self.faults.take(&root.key("workers"), value::workers(&raw.workers));
         let state_dir = self.optional_path(&root.key("state_dir"), raw.state_dir.as_deref());
+        let dns = self.dns(&raw.dns);
         let maintenance = self.maintenance(&raw.maintenance);
         let hold = self.hold(&raw.hold);
         let shutdown = self.shutdown(&raw.shutdown);
@@ -60,6 +62,7 @@ impl Checker<'_> {
             workers: workers?,
             state_dir,
             trusted_proxies,
+            dns: dns?,
             rollback: raw.rollback,
             maintenance: maintenance?,
             hold: hold?,

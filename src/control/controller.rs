@@ -5,6 +5,7 @@
 //! so before it is.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -19,6 +20,7 @@ use super::findings::{Finding, Findings, keep_what_stands};
 use super::flag::Flag;
 use super::gate;
 use super::guards::{Guards, Known};
+use super::health::Keeper;
 use super::in_force::{InForce, Seen, Told};
 use super::journal::Journal;
 use super::journal::audit::{Draft, Who};
@@ -55,6 +57,8 @@ pub enum Event {
     Looked(Box<Order>, Answer, Vec<Endpoint>, Result<(), String>),
     /// A query of a guard was answered, or not.
     Answered(Answered),
+    /// The name of an endpoint stands for these addresses now.
+    Resolved(String, Arc<[IpAddr]>),
 }
 
 /// The controller's task: owns what is in force.
@@ -68,6 +72,8 @@ pub struct Controller {
     events: mpsc::Sender<Event>,
     clock: Clock,
     pacer: Pacer,
+    /// Looks after the endpoints.
+    keeper: Keeper,
     guards: Guards,
     /// What they have found and still stands.
     findings: Findings,
@@ -89,8 +95,10 @@ impl Controller {
     ) -> Self {
         let announcer = Announcer::start(Arc::clone(&overview));
         overview.webhooks.follow(&overview.snapshot.load().webhooks);
+        let keeper = Keeper::start(&overview.snapshot, Arc::clone(&overview.registry), overview.health_changes.clone());
         let mut this = Self {
             in_force,
+            keeper,
             published: Arc::clone(&overview.snapshot),
             overview,
             announcer,
@@ -153,6 +161,11 @@ impl Controller {
                 _ => self.obey(&looked(*order, found), answer, now),
             },
             Event::Answered(answered) => self.hear(answered),
+            Event::Resolved(name, addresses) => {
+                if self.in_force.resolved(name, addresses) {
+                    self.publish();
+                }
+            }
         }
     }
 
@@ -171,6 +184,7 @@ impl Controller {
         self.in_force.set_epochs(epochs);
         let snapshot = Arc::new(self.in_force.snapshot(&self.overview.registry));
         self.published.store(Arc::clone(&snapshot));
+        self.keeper.follow(&snapshot);
         self.guards.begin(&self.overview.registry);
         self.queries.follow(&self.in_force);
         self.overview.webhooks.follow(&snapshot.webhooks);

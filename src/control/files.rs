@@ -5,18 +5,23 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use super::controller::Event;
 use super::flag::{self, Flag};
+use super::names::{Names, names_in};
 use super::settle::{NO_LATER_THAN, QUIET, TORN, probation};
 use super::watcher::{Identity, Watcher, identity};
 use crate::config::{self, Config, ConfigError};
 
 /// How often files are looked at without being told to.
 const POLL_EVERY: Duration = Duration::from_millis(1500);
+
+/// How often the flag file is looked at while names are looked up.
+const FLAG_EVERY: Duration = Duration::from_millis(100);
 
 /// A reason to look.
 #[derive(Debug)]
@@ -54,6 +59,7 @@ pub struct Files {
     path: PathBuf,
     state_dir: Option<PathBuf>,
     events: mpsc::Sender<Event>,
+    names: Names,
     /// What the controller was told last.
     text: Vec<u8>,
     rollbacks: Rollbacks,
@@ -73,13 +79,21 @@ impl Files {
     /// Looks after the config at `path`, which was read as `text` and checked as `config`, and after the flag file, which
     /// was `flag` when the controller began with it.
     #[must_use]
-    pub fn new(path: PathBuf, text: Vec<u8>, config: &Config, flag: Flag, events: mpsc::Sender<Event>) -> Self {
+    pub fn new(
+        path: PathBuf,
+        text: Vec<u8>,
+        config: &Config,
+        flag: Flag,
+        names: Names,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
         let flag_folder = config.state_dir.as_deref().and_then(identity);
         Self {
             path,
             flag_folder,
             state_dir: config.state_dir.clone(),
             events,
+            names,
             text,
             rollbacks: Rollbacks::of(config),
             is_ahead_of_text: false,
@@ -173,7 +187,7 @@ impl Files {
         };
         if !asked.is_asked && self.must_wait(&text, wait) {
             if let Ok(config) = checked {
-                self.tell_rollbacks(config).await;
+                self.tell_rollbacks(&config).await;
             }
             return;
         }
@@ -181,12 +195,25 @@ impl Files {
         match checked {
             Err(error) => self.refuse(text, error, asked).await,
             Ok(config) => {
+                self.look_up_names(&config).await;
                 self.text = text;
                 self.refused = None;
                 self.rollbacks = Rollbacks::of(&config);
                 self.is_ahead_of_text = false;
                 self.tell(Reading::Good(Box::new(config)), asked).await;
             }
+        }
+    }
+
+    /// What is new in the config can be reached as soon as it is in force. Nobody who wants to roll back waits for that.
+    async fn look_up_names(&mut self, config: &Config) {
+        if !names_in(config).is_empty() {
+            self.tell_rollbacks(config).await;
+        }
+        let names = self.names.clone();
+        let mut looked_up = pin!(names.follow(config));
+        while timeout(FLAG_EVERY, &mut looked_up).await.is_err() {
+            self.look_at_flag().await;
         }
     }
 
@@ -203,10 +230,10 @@ impl Files {
     }
 
     /// A rollback does not wait until a text has proved to be whole.
-    async fn tell_rollbacks(&mut self, config: Config) {
-        if self.rollbacks.take_more_of(&config) {
+    async fn tell_rollbacks(&mut self, config: &Config) {
+        if self.rollbacks.take_more_of(config) {
             self.is_ahead_of_text = true;
-            self.tell(Reading::MoreRollback(Box::new(config)), Asked::default()).await;
+            self.tell(Reading::MoreRollback(Box::new(config.clone())), Asked::default()).await;
         }
     }
 

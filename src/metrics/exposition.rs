@@ -10,6 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::backend::BackendState;
+use super::endpoint::EndpointState;
 use super::process::Process;
 use super::{Class, ConnectionMeters, Delivery, Distribution, Failure, Registry, RolloutMeters, Series, Why};
 use crate::policy::bucket::Percent;
@@ -95,6 +97,7 @@ pub fn render(scrape: &Scrape<'_>) -> String {
     requests(&mut families, scrape, &series);
     traffic(&mut families, &series);
     shields(&mut families, scrape.registry);
+    backends(&mut families, scrape.registry);
     rollouts(&mut families, &scrape.rollouts);
     guards(&mut families, scrape);
     clients(&mut families, scrape.registry);
@@ -226,6 +229,71 @@ fn shields(families: &mut Families, registry: &Registry) {
     );
 }
 
+fn backends(families: &mut Families, registry: &Registry) {
+    let all = registry.backends();
+    let all: Vec<_> = all.iter().map(|(name, backend)| (name.as_str(), backend, backend.endpoints())).collect();
+    let of_endpoints = |metric: fn(&[(&str, &str)], &EndpointState) -> Metric| -> Vec<Metric> {
+        let each = |(name, _, endpoints): &(&str, _, Vec<(String, Arc<EndpointState>)>)| -> Vec<Metric> {
+            let metric = |(address, state): &(String, Arc<EndpointState>)| {
+                metric(&[("backend", name), ("endpoint", address)], state)
+            };
+            endpoints.iter().map(metric).collect()
+        };
+        all.iter().flat_map(each).collect()
+    };
+    families.add(
+        "tidegate_endpoint_healthy",
+        "1 while the endpoint gets requests; 0 while its health checks or failed requests speak against it.",
+        MetricType::GAUGE,
+        of_endpoints(|labels, state| gauge(labels, flag(state.is_fit()))),
+    );
+    families.add(
+        "tidegate_endpoint_inflight_requests",
+        "Requests that run on the endpoint.",
+        MetricType::GAUGE,
+        of_endpoints(|labels, state| gauge(labels, exact(state.running()))),
+    );
+    families.add(
+        "tidegate_endpoint_ejections_total",
+        "How often the endpoint was taken out because it failed requests one after the other.",
+        MetricType::COUNTER,
+        of_endpoints(|labels, state| counter(labels, state.ejections())),
+    );
+    let in_force = || all.iter().filter(|(_, _, endpoints)| !endpoints.is_empty());
+    families.add(
+        "tidegate_backend_connections",
+        "Connections to the backend's endpoints that are open.",
+        MetricType::GAUGE,
+        in_force().map(|(name, state, _)| gauge(&[("backend", name)], exact(state.slots.open() as u64))).collect(),
+    );
+    families.add(
+        "tidegate_backend_max_connections",
+        "How many may be open: limits.max_connections of the backend.",
+        MetricType::GAUGE,
+        in_force()
+            .map(|(name, state, _)| gauge(&[("backend", name)], exact(state.slots.max_connections() as u64)))
+            .collect(),
+    );
+    families.add(
+        "tidegate_backend_pending_requests",
+        "Requests that wait for a connection to the backend.",
+        MetricType::GAUGE,
+        in_force().map(|(name, state, _)| gauge(&[("backend", name)], exact(state.slots.waiting() as u64))).collect(),
+    );
+    let retries = |(name, state, _): &(&str, &Arc<BackendState>, _)| {
+        let count = |failure: Failure| (failure, state.retries(failure));
+        let metric =
+            |(failure, count): (Failure, u64)| counter(&[("backend", name), ("cause", failure.as_str())], count);
+        Failure::ALL.map(count).into_iter().filter(|(_, count)| *count > 0).map(metric).collect::<Vec<_>>()
+    };
+    families.add(
+        "tidegate_retries_total",
+        "Requests that were sent once more, by what had come in between.",
+        MetricType::COUNTER,
+        all.iter().flat_map(retries).collect(),
+    );
+}
+
 fn rollouts(families: &mut Families, live: &[RolloutGauges<'_>]) {
     let percents = live.iter().flat_map(|rollout| {
         let of = |kind, percent: Percent| gauge(&[("rollout", rollout.name), ("kind", kind)], percent.as_f64());
@@ -299,6 +367,11 @@ fn clients(families: &mut Families, registry: &Registry) {
         "tidegate_proxy_protocol_errors_total",
         "Connections that were closed because they did not begin with the PROXY header that was expected of them.",
         registry.proxy_protocol_errors.load(Relaxed),
+    );
+    families.counter(
+        "tidegate_dns_failures_total",
+        "Lookups of the names of backends that gave no address; the last good ones stay in use.",
+        registry.dns_failures.load(Relaxed),
     );
     families.counter(
         "tidegate_access_log_dropped_total",
@@ -475,6 +548,8 @@ fn exact(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BackendLimits;
+    use crate::metrics::endpoint::Against;
     use std::time::Duration;
 
     fn scrape(registry: &Registry) -> Scrape<'_> {
@@ -597,6 +672,33 @@ mod tests {
             &registry,
             "tidegate_guard_evidence{rollout=\"ledger\",sense=\"failures\",part=\"tolerated\"} 0.25",
         );
+    }
+
+    #[test]
+    fn a_backend_tells_of_its_endpoints_and_connections() {
+        let registry = Registry::new(2);
+        let backend = registry.backend("ledger-v2");
+        backend.slots.limit(&BackendLimits { max_connections: 8, max_pending: 0, max_wait: Duration::ZERO });
+        let _connection = backend.slots.take();
+        let endpoint = backend.endpoint("10.0.0.1:80");
+        endpoint.set(Against::Ejected, true);
+        endpoint.count(1, true);
+        backend.retried(Failure::Stale);
+        let labels = "{backend=\"ledger-v2\",endpoint=\"10.0.0.1:80\"}";
+        for line in [
+            format!("tidegate_endpoint_healthy{labels} 0"),
+            format!("tidegate_endpoint_inflight_requests{labels} 1"),
+            format!("tidegate_endpoint_ejections_total{labels} 1"),
+            "tidegate_backend_connections{backend=\"ledger-v2\"} 1".to_owned(),
+            "tidegate_backend_max_connections{backend=\"ledger-v2\"} 8".to_owned(),
+            "tidegate_backend_pending_requests{backend=\"ledger-v2\"} 0".to_owned(),
+            "tidegate_retries_total{backend=\"ledger-v2\",cause=\"stale\"} 1".to_owned(),
+        ] {
+            assert_told(&registry, &line);
+        }
+        drop(endpoint);
+        let told = told(&registry);
+        assert!(!told.iter().any(|line| line.starts_with("tidegate_endpoint")), "nobody knows it any more: {told:?}");
     }
 
     #[test]

@@ -45,11 +45,15 @@ pub enum Failure {
     Reported,
     /// tidegate itself could open no connection: it was out of file descriptors, memory or ports.
     OwnLimit,
+    /// As many connections to the backend are open as may be, and none became free in time.
+    BackendLimit,
+    /// None of the backend's endpoints is fit.
+    Unhealthy,
 }
 
 impl Failure {
     /// All failures, in the order of the counters.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Connect,
         Self::ConnectTimeout,
         Self::ResponseTimeout,
@@ -61,6 +65,8 @@ impl Failure {
         Self::Grpc,
         Self::Reported,
         Self::OwnLimit,
+        Self::BackendLimit,
+        Self::Unhealthy,
     ];
 
     /// The label's value.
@@ -78,6 +84,8 @@ impl Failure {
             Self::Grpc => "grpc_status",
             Self::Reported => "reported",
             Self::OwnLimit => "own_limit",
+            Self::BackendLimit => "backend_limit",
+            Self::Unhealthy => "unhealthy",
         }
     }
 
@@ -85,7 +93,7 @@ impl Failure {
     #[must_use]
     pub fn outcome(self) -> Outcome {
         match self {
-            Self::Stale | Self::OwnLimit => Outcome::Ours,
+            Self::Stale | Self::OwnLimit | Self::BackendLimit => Outcome::Ours,
             failure => Outcome::Failure(failure),
         }
     }
@@ -176,7 +184,11 @@ mod tests {
     fn a_stale_connection_and_our_own_limits_are_not_the_sides_fault() {
         for failure in Failure::ALL {
             let is_ours = failure.outcome() == Outcome::Ours;
-            assert_eq!(is_ours, matches!(failure, Failure::Stale | Failure::OwnLimit), "{failure:?}");
+            assert_eq!(
+                is_ours,
+                matches!(failure, Failure::Stale | Failure::OwnLimit | Failure::BackendLimit),
+                "{failure:?}"
+            );
         }
     }
 }

@@ -24,7 +24,7 @@ use super::send::{Answer, Attempt, has_failed, send};
 use super::shield::Shield;
 use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn};
 use crate::metrics::{Class, Why};
-use crate::policy::decision::{Decision, Side, bucket_of, decide};
+use crate::policy::decision::{Decision, Fallback, Side, bucket_of, decide, fall_back};
 use crate::snapshot::{Destination, KeySource, Rollout, Snapshot};
 use crate::upstream::Incoming;
 
@@ -217,7 +217,7 @@ fn through_rollout(report: &mut Report, snapshot: &Snapshot, head: Head<'_>, at:
         let detail = "The header that says whose request this is has two values.";
         Refusal::of_request(StatusCode::BAD_REQUEST, detail)
     })?;
-    let decision = decide(&rollout.split, &subject);
+    let decision = or_fallback(snapshot, rollout, decide(&rollout.split, &subject));
     let bucket = if decision.side == Side::New { bucket_of(&rollout.split, &subject) } else { None };
     report.decided(at, decision, bucket);
     let new_id = match subject.into_stand_in() {
@@ -225,6 +225,15 @@ fn through_rollout(report: &mut Report, snapshot: &Snapshot, head: Head<'_>, at:
         _ => None,
     };
     Ok(Way { backend: rollout.backend(decision.side), decided: Some((at, decision)), new_id })
+}
+
+/// The decision, or the one that stands in for it while no endpoint of its side is fit.
+fn or_fallback(snapshot: &Snapshot, rollout: &Rollout, decision: Decision) -> Decision {
+    let is_fit = |side| snapshot.backends[rollout.backend(side)].is_fit();
+    if rollout.fallback == Fallback::None || is_fit(decision.side) {
+        return decision;
+    }
+    fall_back(&rollout.split, decision).filter(|stand_in| is_fit(stand_in.side)).unwrap_or(decision)
 }
 
 // -- what the backend sees

@@ -7,12 +7,13 @@ use hyper::body::Body;
 use tokio::time::timeout;
 
 use super::{Socket, http1, http2};
+use crate::capacity::Slot;
 use crate::config::Scheme;
 use crate::snapshot::Endpoint;
 
 /// Why there is no connection. The backend's fault, but for [`ConnectError::OwnLimit`].
 #[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
+pub(super) enum ConnectError {
     /// Refused, unreachable, unknown name.
     #[error("cannot connect: {0}")]
     Io(io::Error),
@@ -58,20 +59,20 @@ fn is_own_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Connects to `endpoint` within its connect timeout. Names are resolved anew each time, off the worker's thread.
+/// Connects to `endpoint` within its connect timeout; `slot` is taken up until the connection is closed.
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
-pub(super) async fn connect<B>(endpoint: &Endpoint) -> Result<Connected<B>, ConnectError>
+pub(super) async fn connect<B>(endpoint: &Endpoint, slot: Slot) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    timeout(endpoint.timeouts.connect, set_up(endpoint)).await.map_err(|_| ConnectError::Timeout)?
+    timeout(endpoint.timeouts.connect, set_up(endpoint, slot)).await.map_err(|_| ConnectError::Timeout)?
 }
 
-async fn set_up<B>(endpoint: &Endpoint) -> Result<Connected<B>, ConnectError>
+async fn set_up<B>(endpoint: &Endpoint, slot: Slot) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
@@ -80,12 +81,12 @@ where
     if endpoint.address.scheme == Scheme::Https {
         return Err(ConnectError::Io(io::Error::other("TLS to backends is not built in"))); // never in clear text instead
     }
-    let socket = Socket::connect(&endpoint.address.address).await?;
+    let socket = Socket::connect(&endpoint.at).await?;
     if endpoint.protocol.is_certainly_http2() {
-        let connection = http2::Connection::open(socket, uri::Scheme::HTTP, endpoint.max_header_size).await?;
+        let connection = http2::Connection::open(socket, uri::Scheme::HTTP, endpoint.max_header_size, slot).await?;
         return Ok(Connected::Http2(connection));
     }
-    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, endpoint.max_header_size).await?)))
+    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, endpoint.max_header_size, slot).await?)))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::http1::AbortOnDrop;
 use super::incoming::{BrokenOff, Incoming};
 use super::{Answered, Fault, SendError, Socket};
+use crate::capacity::Slot;
 
 /// Streams that we open on one connection, if the backend does not want fewer.
 const MAX_STREAMS: usize = 100;
@@ -59,11 +60,16 @@ struct State {
 
 impl Connection {
     /// Makes a connected socket one for requests, once the backend has said how many it takes. `max_header_size` bounds a
-    /// response head, in bytes.
+    /// response head, in bytes; `slot` is taken up until it is closed.
     ///
     /// # Errors
     /// h2's, if the other side does not begin as RFC 9113 §3.4 says.
-    pub(super) async fn open(socket: Socket, scheme: Scheme, max_header_size: usize) -> Result<Self, h2::Error> {
+    pub(super) async fn open(
+        socket: Socket,
+        scheme: Scheme,
+        max_header_size: usize,
+        slot: Slot,
+    ) -> Result<Self, h2::Error> {
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -81,7 +87,7 @@ impl Connection {
         .await?;
         let (streams, ended, idle_since) = (Cell::new(0), Cell::new(false), Cell::new(Instant::now()));
         let state = Rc::new(State { streams, ended, idle_since });
-        spawn_local(unconstrained(drive(connection, Rc::clone(&state))));
+        spawn_local(unconstrained(drive(connection, Rc::clone(&state), slot)));
         Ok(Self { sender, scheme, state })
     }
 
@@ -122,7 +128,7 @@ impl Connection {
 }
 
 /// Reads and writes for all streams until the connection ends: by itself, once nobody can use it any more.
-async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<State>) {
+async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<State>, slot: Slot) {
     let pings = connection.ping_pong().expect("nobody has asked for it before");
     let mut silence = pin!(silence(pings, &state));
     poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
@@ -131,6 +137,8 @@ async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<
     })
     .await;
     state.ended.set(true);
+    drop(connection); // first: whoever gets the slot may open another one at once
+    drop(slot);
 }
 
 /// Ends when the other side is not there any more: it owes an answer, and does not even answer a ping (RFC 9113 §6.7).

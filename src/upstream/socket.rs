@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::config::Address;
+use crate::snapshot::At;
 
 /// A connected stream of bytes.
 #[derive(Debug)]
@@ -19,18 +19,18 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Connects to `address`. How long that may take is the caller's to say.
+    /// Connects to `at`. How long that may take is the caller's to say.
     ///
     /// # Errors
     /// The system's.
-    pub async fn connect(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+    pub async fn connect(at: &At) -> io::Result<Self> {
+        match at {
+            At::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 Ok(Self::Tcp(stream))
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            At::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
         }
     }
 }

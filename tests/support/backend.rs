@@ -39,9 +39,25 @@ impl Backend {
         Self::answering(move |_| answer.clone())
     }
 
+    /// The same at an address that somebody else may have; then there is none.
+    pub fn answering_at(
+        address: SocketAddr,
+        answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Option<Self> {
+        let script = move |connection: &mut Connection| {
+            while let Some(request) = connection.read_request() {
+                connection.write(&answer(&request));
+            }
+        };
+        TcpListener::bind(address).ok().map(|listener| Self::listening(listener, script))
+    }
+
     /// Does `script` on each connection, on a thread of its own; the connection closes when it returns.
     pub fn scripted(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listening(TcpListener::bind("127.0.0.1:0").unwrap(), script)
+    }
+
+    fn listening(listener: TcpListener, script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let recorded: Arc<Mutex<Vec<_>>> = Arc::default();
         let open = Arc::new(AtomicUsize::new(0));

@@ -256,7 +256,6 @@ pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 pub const SETTINGS: u8 = 4;
 pub const GOAWAY: u8 = 7;
-pub const WINDOW_UPDATE: u8 = 8;
 
 pub const ACK: u8 = 1;
 pub const END_STREAM: u8 = 1;
