@@ -11,6 +11,7 @@ mod error;
 mod fault;
 mod file;
 mod json;
+mod keyring;
 mod raw;
 mod shown;
 mod toml;
@@ -34,6 +35,7 @@ use self::document::{Document, Format, Place};
 pub use self::endpoint::{Address, Endpoint, Scheme};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
+pub use self::keyring::{BackendTls, Keyring, ListenerTls, Pair, Trouble};
 pub use self::url::{NotUrl, Url, origin};
 pub use self::variables::Environment;
 pub use self::webhook::{SigningKey, Webhook, WebhookEvent};
@@ -80,6 +82,21 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
 ///
 /// Everything that is wrong with it.
 pub fn parse(text: &[u8], path: &Path, environment: Environment<'_>) -> Result<Config, ConfigError> {
+    parse_over(&Keyring::default(), text, path, environment)
+}
+
+/// Checks `text` like [`parse`], where `before` is what the files of TLS held: one that is not as it should be now is a
+/// [`Trouble`], and no error.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn parse_over(
+    before: &Keyring,
+    text: &[u8],
+    path: &Path,
+    environment: Environment<'_>,
+) -> Result<Config, ConfigError> {
     let refused = |fault| whole_file(path, vec![fault]);
     let format = Format::of(path).map_err(|complaint| refused(complaint.unlocated()))?;
     if text.len() as u64 > LARGEST {
@@ -89,7 +106,7 @@ pub fn parse(text: &[u8], path: &Path, environment: Environment<'_>) -> Result<C
     let folder = path.parent().unwrap_or(Path::new(""));
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text));
     let mut faults = Faults::default();
-    check(&mut document, folder, hash, environment, &mut faults).ok_or_else(|| {
+    check(&mut document, folder, hash, environment, before, &mut faults).ok_or_else(|| {
         let (faults, omitted) = faults.into_parts();
         let faults = faults.into_iter().map(|(place, complaint)| document.fault(&place, complaint)).collect();
         ConfigError::new(&path.display().to_string(), faults, omitted)
@@ -103,11 +120,12 @@ fn check(
     folder: &Path,
     hash: String,
     environment: Environment<'_>,
+    before: &Keyring,
     faults: &mut Faults,
 ) -> Option<Config> {
     variables::expand(document.root_mut(), &Place::default(), environment, faults);
     let raw = de::read(document, faults)?;
-    check::check(&raw, folder, hash, faults)
+    check::check(&raw, folder, hash, before, faults)
         .map(|config| Config { written: Arc::new(shown::shown(document.root())), ..config })
 }
 
@@ -164,6 +182,8 @@ pub struct Config {
     pub rollouts: BTreeMap<String, Rollout>,
     /// Routes in order; never empty (without routes in the file: one that covers everything).
     pub routes: Vec<Route>,
+    /// What the files of TLS hold: what each listener and endpoint speaks it by.
+    pub keyring: Keyring,
     /// The file as it is written, for people to look at: without what variables hold, and without passwords in URLs.
     pub written: Arc<serde_json::Value>,
     /// xxh3 of the file's bytes, 16 hex digits: tells configurations apart in logs and metrics.
@@ -177,6 +197,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// Whether each connection begins with a PROXY header that says whom it is for. Only with trusted proxies.
     pub proxy_protocol: bool,
+    /// TLS with its clients, by its files; `None`: they speak in clear text.
+    pub tls: Option<ListenerTls>,
 }
 
 /// Where somebody is listened to.
@@ -189,7 +211,7 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// How clients name it: `http://127.0.0.1:8080` or `unix:/path`.
+    /// How clients name it in clear text: `http://127.0.0.1:8080` or `unix:/path`.
     #[must_use]
     pub fn url(&self) -> String {
         match self {
@@ -276,6 +298,8 @@ pub struct Shutdown {
 /// How long a client may take.
 #[derive(Clone, Debug)]
 pub struct ClientTimeouts {
+    /// From a connection to the end of its TLS handshake. Default 5 s.
+    pub handshake: Duration,
     /// From a request head's first byte to its last. Default 10 s.
     pub header: Duration,
     /// Between two pieces of a request body. Default 30 s.
@@ -291,6 +315,8 @@ pub struct ClientTimeouts {
 pub struct Limits {
     /// Connections at once, over all listeners. Default 10 000.
     pub max_connections: usize,
+    /// TLS handshakes at once, over all workers. Default 256.
+    pub max_handshakes: usize,
     /// Bytes of a request head (and of a backend's response head). Default 32 KiB.
     pub max_header_size: usize,
     /// Header fields in a request. Default 100.
@@ -442,7 +468,7 @@ pub struct Retries {
 /// How long a backend may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendTimeouts {
-    /// To accept a connection. Default 1 s.
+    /// To accept a connection, its TLS handshake included. Default 1 s.
     pub connect: Duration,
     /// From the whole request sent to the response head. Default 30 s.
     pub response: Duration,

@@ -11,6 +11,7 @@
 pub mod announce;
 pub mod clock;
 pub mod controller;
+pub mod expiry;
 pub mod files;
 pub mod findings;
 pub mod flag;

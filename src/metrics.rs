@@ -10,6 +10,7 @@ mod histogram;
 pub mod process;
 pub mod shield;
 pub mod tally;
+pub mod tls;
 mod webhook;
 pub mod window;
 
@@ -18,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, render};
+pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, TlsGauges, render};
 pub use histogram::{Distribution, Histogram};
 pub use webhook::{Delivery, WebhookMeters};
 
@@ -28,6 +29,7 @@ use tracing_appender::non_blocking::ErrorCounter;
 use self::backend::{BackendState, NewEndpoint};
 use self::shield::ShieldMeter;
 use self::tally::Tallies;
+use self::tls::TlsMeters;
 use crate::policy::decision::{Reason, Side};
 use crate::policy::grpc::Status;
 pub use crate::policy::outcome::Failure;
@@ -436,6 +438,8 @@ pub struct Registry {
     webhooks: Mutex<BTreeMap<String, Arc<WebhookMeters>>>,
     /// Connections from clients, a counter pair a worker.
     pub connections: Box<[ConnectionMeters]>,
+    /// TLS with clients, by worker.
+    pub tls: Box<[TlsMeters]>,
     log_dropped: Option<ErrorCounter>,
     /// Failed `accept` calls.
     pub accept_errors: AtomicU64,
@@ -481,6 +485,7 @@ impl Registry {
             alarm: Notify::new(),
             webhooks: Mutex::default(),
             connections: (0..workers).map(|_| ConnectionMeters::default()).collect(),
+            tls: (0..workers).map(|_| TlsMeters::default()).collect(),
             log_dropped: None,
             accept_errors: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
-use crate::config::{self, Address, BackendTimeouts, Config, Force, MaintenanceDefaults, Scheme};
+use crate::config::{self, Address, BackendTimeouts, Config, Force, Keyring, MaintenanceDefaults, Scheme};
 use crate::hold::Queue;
 use crate::metrics::backend::BackendState;
 use crate::metrics::endpoint::EndpointState;
@@ -26,6 +26,7 @@ use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
 use crate::policy::standing::{self, Standing};
+use crate::tls;
 
 /// Everything in force for a request.
 #[derive(Debug)]
@@ -62,6 +63,10 @@ pub struct Snapshot {
     pub backends: Vec<Backend>,
     /// Where clients connect, in the order of the file as it was at the start.
     pub listeners: Vec<config::Listener>,
+    /// TLS with the clients of each of them; `None`: they speak in clear text.
+    pub tls: Vec<Option<Arc<tls::Server>>>,
+    /// What the files of TLS hold.
+    pub keyring: Keyring,
     /// Proxies that are believed when they say whom they stand for.
     pub trusted_proxies: Trusted,
     /// How long a client may take.
@@ -304,6 +309,8 @@ pub struct Endpoint {
     pub at: At,
     /// What is spoken to it.
     pub protocol: config::Protocol,
+    /// TLS with it; without it we speak in clear text.
+    pub tls: Option<Arc<tls::Client>>,
     /// How long it may take.
     pub timeouts: BackendTimeouts,
     /// Bytes of a response head.
@@ -388,9 +395,8 @@ impl Snapshot {
             rollout(name, written, backends, InForce { plan, state, service, epoch }, registry.rollout(name))
         };
         let rollouts: Vec<Rollout> = config.rollouts.iter().map(put_in_force).collect();
-        let max_header_size = config.limits.max_header_size;
         let put_up = |(name, written): (&String, &config::Backend)| {
-            backend(name, written, max_header_size, &overlay.addresses, registry.backend(name))
+            backend(name, written, config, &overlay.addresses, registry.backend(name))
         };
         Self {
             revision,
@@ -411,6 +417,8 @@ impl Snapshot {
             rollouts,
             backends: config.backends.iter().map(put_up).collect(),
             listeners: config.listeners.clone(),
+            tls: config.listeners.iter().map(|listener| server(listener, &config.keyring)).collect(),
+            keyring: config.keyring.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
@@ -557,10 +565,15 @@ fn key_source(written: &config::KeySource) -> KeySource {
     }
 }
 
+fn server(listener: &config::Listener, keyring: &Keyring) -> Option<Arc<tls::Server>> {
+    let files = listener.tls.as_ref()?;
+    Some(Arc::clone(keyring.server(files).expect("the keyring has what the listeners in force need")))
+}
+
 fn backend(
     name: &str,
     written: &config::Backend,
-    max_header_size: usize,
+    config: &Config,
     addresses: &BTreeMap<String, Arc<[IpAddr]>>,
     state: Arc<BackendState>,
 ) -> Backend {
@@ -571,8 +584,9 @@ fn backend(
         address: address.clone(),
         at,
         protocol: written.protocol,
+        tls: config.keyring.client(name, address).cloned(),
         timeouts: written.timeouts.clone(),
-        max_header_size,
+        max_header_size: config.limits.max_header_size,
     };
     let endpoints = |address| places(address, addresses).into_iter().map(move |at| endpoint(address, at));
     let endpoints: Vec<Endpoint> = written.endpoints.iter().flat_map(endpoints).collect();

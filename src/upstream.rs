@@ -15,6 +15,7 @@ mod pool;
 mod socket;
 
 pub use channel::{Answered, Channel, Fault, SendError, Sending};
+pub use connect::{ConnectError, reach};
 pub use group::{Group, Obtained};
 pub use incoming::{BrokenOff, Incoming};
 pub use pool::{Lease, Pool};

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use crate::support::foreign::{Server, done, python};
 use crate::support::http2::{self, Client, Exchange, read, request, run, send};
 use crate::support::plane::{maintenance, somebody};
+use crate::support::tls::Authority;
 use crate::support::{PATIENCE, Plane, Tidegate, dead_address, eventually};
 
 fn service(arguments: &[&str]) -> Server {
@@ -54,6 +55,32 @@ fn every_kind_of_call_passes() {
     eventually("all good calls are counted", || told("OK") >= 300.0);
     for status in ["CANCELLED", "NOT_FOUND", "UNAUTHENTICATED", "UNAVAILABLE"] {
         eventually("those that failed are counted", || told(status) == 2.0);
+    }
+}
+
+#[test]
+fn every_kind_of_call_passes_through_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = Authority::new("test");
+    authority.issue(&["localhost"]).put(dir.path(), "a");
+    std::fs::write(dir.path().join("ca.pem"), authority.pem()).unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let service = service(&["", &path("a.crt"), &path("a.key")]);
+    let tidegate = Tidegate::start_whole(&format!(
+        "admin: {{ address: 127.0.0.1:0 }}\nworkers: 2\nshutdown: {{ readiness_delay: 0s, drain_timeout: 2s }}\n\
+         listeners:\n  - address: 127.0.0.1:0\n    tls: {{ certificate: {}, key: {} }}\n\
+         backends:\n  only:\n    endpoints: [\"https://localhost:{}\"]\n    tls: {{ ca: {} }}\n\
+         routes:\n  - match: {{}}\n    backend: only\n",
+        path("a.crt"),
+        path("a.key"),
+        service.address.port(),
+        path("ca.pem")
+    ));
+    let address = format!("localhost:{}", tidegate.address.port());
+    for story in ["kinds", "interleaved", "large", "metadata", "errors"] {
+        let mut client = python("grpc_client.py", &[&address, story]);
+        client.env("CA", path("ca.pem"));
+        done(client, 2 * PATIENCE);
     }
 }
 

@@ -11,9 +11,8 @@ use http::{Method, Request, Version};
 
 use crate::support::backend::{Backend, ok};
 use crate::support::foreign::{done, system};
-use crate::support::http2::{
-    self, Client, Exchange, Frames, HEADERS, PREFACE, RawFrame, SETTINGS, get, request, run, settings_frame,
-};
+use crate::support::frames::{END_STREAM, Frame, HEADERS, PREFACE, RST_STREAM, SETTINGS};
+use crate::support::http2::{self, Client, Exchange, Frames, get, request, run};
 use crate::support::proxy::single;
 use crate::support::{self, Tidegate, eventually};
 
@@ -47,8 +46,7 @@ fn http2_is_recognized_however_slowly_it_begins() {
     let tidegate = Tidegate::before(&backend);
     let mut stream = tidegate.client().stream;
     let head = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "service")];
-    let bytes = [PREFACE.to_vec(), settings_frame(&[]).bytes(), RawFrame::headers(http2::END_STREAM, 1, &head).bytes()]
-        .concat();
+    let bytes = [PREFACE.to_vec(), Frame::settings(&[]).bytes(), Frame::headers(1, END_STREAM, &head).bytes()].concat();
     for byte in bytes {
         std::io::Write::write_all(&mut stream, &[byte]).unwrap();
         std::thread::sleep(Duration::from_micros(200)); // so that it is a packet of its own
@@ -89,13 +87,13 @@ fn a_request_that_can_be_read_in_two_ways_is_refused() {
         let mut stream = tidegate.client().stream;
         let mut frames = Frames(&mut stream);
         std::io::Write::write_all(frames.0, PREFACE).unwrap();
-        frames.write(&settings_frame(&[]));
+        frames.write(&Frame::settings(&[]));
         let head = [&[(":method", "GET"), (":scheme", "http"), (":path", "/")], fields].concat();
-        frames.write(&RawFrame::headers(http2::END_STREAM, 1, &head));
+        frames.write(&Frame::headers(1, END_STREAM, &head));
         loop {
             match frames.read() {
                 Some(frame) if frame.kind == HEADERS => return frame.payload[0] == 0x88,
-                Some(frame) if frame.kind == http2::RST_STREAM => return false,
+                Some(frame) if frame.kind == RST_STREAM => return false,
                 Some(_) => {}
                 None => return false,
             }
@@ -255,12 +253,12 @@ fn a_client_that_opens_more_streams_than_it_may_is_refused() {
     let mut stream = tidegate.client().stream;
     let mut frames = Frames(&mut stream);
     std::io::Write::write_all(frames.0, PREFACE).unwrap();
-    frames.write(&settings_frame(&[]));
+    frames.write(&Frame::settings(&[]));
     let head = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "service")];
     for n in 0..101 {
-        frames.write(&RawFrame::headers(http2::END_STREAM, 2 * n + 1, &head));
+        frames.write(&Frame::headers(2 * n + 1, END_STREAM, &head));
     }
-    let refused = frames.read_until(http2::RST_STREAM).unwrap();
+    let refused = frames.read_until(RST_STREAM).unwrap();
     assert_eq!(refused.stream, 201);
     assert_eq!(refused.payload, u32::from(Reason::REFUSED_STREAM).to_be_bytes());
     eventually("the others are on their way", || backend.connections() == 100);
@@ -273,9 +271,9 @@ fn a_fragment_in_the_path_stays_behind() {
     let mut stream = tidegate.client().stream;
     let mut frames = Frames(&mut stream);
     std::io::Write::write_all(frames.0, PREFACE).unwrap();
-    frames.write(&settings_frame(&[]));
+    frames.write(&Frame::settings(&[]));
     let head = [(":method", "GET"), (":scheme", "http"), (":path", "/a#/../b"), (":authority", "service")];
-    frames.write(&RawFrame::headers(http2::END_STREAM, 1, &head));
+    frames.write(&Frame::headers(1, END_STREAM, &head));
     frames.read_until(HEADERS).unwrap();
     assert_eq!(backend.requests()[0].target, "/a");
 }

@@ -35,6 +35,8 @@ mod rollback;
 mod routing;
 mod shield;
 mod support;
+mod tls;
 mod upstream_faults;
+mod upstream_http2;
 mod verdicts;
 mod webhooks;

@@ -6,12 +6,14 @@ pub mod client;
 pub mod dns;
 pub mod fault;
 pub mod foreign;
+pub mod frames;
 pub mod http2;
 pub mod plane;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod relay;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

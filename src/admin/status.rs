@@ -9,6 +9,7 @@ mod process;
 mod rollout;
 mod standing;
 mod time;
+mod tls;
 mod webhook;
 
 use schemars::JsonSchema;
@@ -49,6 +50,8 @@ pub struct Status {
     pub client_connections: u64,
     /// Whether what is in force would survive a restart.
     pub state: StateStatus,
+    /// Certificates that are in use, and files of TLS that are not as they should be.
+    pub tls: TlsStatus,
     /// Who is told of changes, in the order of the file.
     pub webhooks: Vec<WebhookStatus>,
     /// How everybody is turned away; null if nobody is.
@@ -112,6 +115,41 @@ pub struct StateStatus {
     pub why: Option<String>,
     /// Why what was remembered could not be believed at the start; null if it could.
     pub note: Option<String>,
+}
+
+/// What the files of TLS hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct TlsStatus {
+    /// The certificates that are in use, by their files.
+    pub certificates: Vec<CertificateStatus>,
+    /// Files that are not as they should be; what was read from them before is in use.
+    pub troubles: Vec<TroubleStatus>,
+}
+
+/// A certificate that is in use.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CertificateStatus {
+    /// Its file.
+    pub file: String,
+    /// Whose it is, as RFC 4514 writes it.
+    pub subject: String,
+    /// The names of hosts that it is for.
+    pub names: Vec<String>,
+    /// Until when it is valid, as RFC 3339.
+    pub valid_until: String,
+    /// Whole days until then; below zero once it has expired.
+    pub days_left: i64,
+    /// Whether somebody should see to it: less than 14 days are left, or none.
+    pub expires_soon: bool,
+}
+
+/// A file of TLS that is not as it should be.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TroubleStatus {
+    /// The file.
+    pub file: String,
+    /// What is wrong with it.
+    pub message: String,
 }
 
 /// Who is told of changes, and how that goes.

@@ -14,6 +14,7 @@ mod schedule;
 mod server;
 mod shield;
 mod strategy;
+mod tls;
 mod webhooks;
 
 use std::path::Path;
@@ -21,17 +22,28 @@ use std::path::Path;
 use super::document::Place;
 use super::error::Complaint;
 use super::fault::Faults;
-use super::{Config, raw, value};
+use super::{Config, Keyring, raw, value};
 
-/// The folder that relative paths start from, and the complaints so far.
+/// What is known while a config is checked, and the complaints so far.
 struct Checker<'a> {
+    /// Where relative paths start.
     folder: &'a Path,
     faults: &'a mut Faults,
+    /// What the files of TLS hold.
+    keyring: Keyring,
+    /// What they held before.
+    before: &'a Keyring,
 }
 
 /// Checks everything. `None` after at least one complaint.
-pub(super) fn check(raw: &raw::Raw, folder: &Path, hash: String, faults: &mut Faults) -> Option<Config> {
-    let mut checker = Checker { folder, faults };
+pub(super) fn check(
+    raw: &raw::Raw,
+    folder: &Path,
+    hash: String,
+    before: &Keyring,
+    faults: &mut Faults,
+) -> Option<Config> {
+    let mut checker = Checker { folder, faults, keyring: Keyring::default(), before };
     let config = checker.config(raw, hash);
     config.filter(|_| checker.faults.is_empty())
 }
@@ -74,6 +86,7 @@ impl Checker<'_> {
             backends: backends.checked,
             rollouts,
             routes,
+            keyring: std::mem::take(&mut self.keyring),
             written: std::sync::Arc::default(),
             hash,
         })

@@ -5,6 +5,7 @@ mod backend;
 mod guard;
 mod scalar;
 mod shield;
+mod tls;
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,7 @@ pub(super) use self::scalar::{
     Amount, Count, Duration, HeaderValue, Key, OneOrMany, Percent, Rate, Scalar, Size, SlowerThan, StepHold, Workers,
 };
 pub(super) use self::shield::Shield;
+pub(super) use self::tls::{BackendTls, ClientAuth, ListenerTls, Pair, TlsVersion};
 
 /// The configuration of tidegate, a progressive traffic router.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -85,6 +87,9 @@ pub(super) struct Listener {
     /// Whether each connection begins with a PROXY header, version 1 or 2, that says whom it is for. Connections without it,
     /// and from others than `trusted_proxies`, are closed.
     pub(super) proxy_protocol: bool,
+    /// Has clients speak TLS. Without it they speak in clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<ListenerTls>,
 }
 
 /// How the names of backends are looked up: again and again, beside the requests. What was found last stays in use while no
@@ -254,6 +259,8 @@ impl Default for Shutdown {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ClientTimeouts {
+    /// From a connection to the end of its TLS handshake.
+    pub(super) handshake: Duration,
     /// From a request head's first byte to its last.
     pub(super) header: Duration,
     /// Between two pieces of a request body.
@@ -267,6 +274,7 @@ pub(super) struct ClientTimeouts {
 impl Default for ClientTimeouts {
     fn default() -> Self {
         Self {
+            handshake: Duration::new("5s"),
             header: Duration::new("10s"),
             body_idle: Duration::new("30s"),
             keep_alive: Duration::new("60s"),
@@ -281,6 +289,8 @@ impl Default for ClientTimeouts {
 pub(super) struct Limits {
     /// Connections at once, over all listeners.
     pub(super) max_connections: Count,
+    /// TLS handshakes at once, divided among the workers. Those beyond wait for their turn, first come, first served.
+    pub(super) max_handshakes: Count,
     /// The size of a request head, and of a backend's response head; at least `8KiB`.
     pub(super) max_header_size: Size,
     /// Header fields in a request.
@@ -296,6 +306,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: Count::new(10_000),
+            max_handshakes: Count::new(256),
             max_header_size: Size::new("32KiB"),
             max_header_fields: Count::new(100),
             max_target: Size::new("8KiB"),

@@ -15,6 +15,7 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::announce::{Announcer, Answer};
 use super::clock::{Clock, Reading as Clocks};
+use super::expiry::Expiry;
 use super::files::{Reading, Reloaded};
 use super::findings::{Finding, Findings, keep_what_stands};
 use super::flag::Flag;
@@ -29,7 +30,7 @@ use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
 use super::queries::{Answered, Queries};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Keyring};
 use crate::metrics::{Registry, window};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::decision::Side;
@@ -49,6 +50,8 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 pub enum Event {
     /// The config file was read; those who asked for it want to know how that went.
     Read(Reading, Vec<oneshot::Sender<Reloaded>>),
+    /// The files of TLS hold something else than before, or are not as they should be any more.
+    Renewed(Keyring),
     /// The flag file asks for something else than before.
     Flagged(Flag),
     /// An operator wants something.
@@ -71,6 +74,7 @@ pub struct Controller {
     errands: Vec<Errands>,
     events: mpsc::Sender<Event>,
     clock: Clock,
+    expiry: Expiry,
     pacer: Pacer,
     /// Looks after the endpoints.
     keeper: Keeper,
@@ -106,6 +110,7 @@ impl Controller {
             queries: Queries::new(events.clone()),
             events,
             clock: Clock::new(Clocks::now()),
+            expiry: Expiry::default(),
             pacer: Pacer::default(),
             guards: Guards::new(Instant::now()),
             findings: Findings::new(),
@@ -145,6 +150,7 @@ impl Controller {
         let now = SystemTime::now();
         match event {
             Event::Read(reading, answers) => self.read(reading, answers, now),
+            Event::Renewed(keyring) => self.renew(keyring),
             Event::Flagged(flag) => {
                 let told = self.in_force.flagged(&flag, now);
                 self.put_in_force(told, None);
@@ -292,6 +298,22 @@ impl Controller {
         Ok(self.in_force.config().hash.clone())
     }
 
+    /// Takes what the files of TLS hold now. Connections that are open go on as they are.
+    fn renew(&mut self, keyring: Keyring) {
+        let before = self.published.load_full();
+        for trouble in keyring.troubles().iter().filter(|trouble| !before.keyring.troubles().contains(trouble)) {
+            let path = trouble.path.display();
+            tracing::error!(%path, "TLS goes on with what was read before: {}", trouble.message);
+        }
+        if !keyring.holds_the_same_as(&before.keyring) {
+            tracing::info!("the files of TLS were read anew");
+        } else if keyring.troubles().is_empty() {
+            tracing::info!("the files of TLS are as they should be again");
+        }
+        self.in_force.renew(keyring);
+        self.publish();
+    }
+
     fn note(&self, change: impl FnOnce(Reload) -> Reload) {
         let before = Reload::clone(&self.overview.reload.load());
         let attempts = before.attempts + 1;
@@ -378,6 +400,7 @@ impl Controller {
         self.look_at_new();
         self.show_guards();
         let now = Clocks::now();
+        self.expiry.look(&self.in_force.config().keyring, now.wall);
         let passed = self.clock.look(now);
         if let Some(seconds) = passed.jumped {
             tracing::warn!(seconds, "the wall clock jumped; deadlines wait until it has been steady for a minute");

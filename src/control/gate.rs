@@ -18,7 +18,8 @@ use tokio::time::timeout;
 use crate::config::Health;
 use crate::proxy::worker::{Errand, Errands, Warming};
 use crate::snapshot::{Backend, Endpoint};
-use crate::upstream::Socket;
+use crate::tls;
+use crate::upstream::{ConnectError, Socket, reach};
 
 /// Connections that each worker opens to each endpoint, if that is not more than [`AT_MOST`] together.
 const EACH: usize = 2;
@@ -74,9 +75,9 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 pub(super) async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
-        let connected = timeout(connect, Socket::connect(&endpoint.at)).await;
-        let connected = connected.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
-        return connected.map(drop).map_err(|error| format!("takes no connection: {error}"));
+        let reached = timeout(connect, reach(endpoint, Some(spoken_to(endpoint)))).await;
+        let reached = reached.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
+        return reached.map(drop).map_err(|error| unreached(&error));
     };
     let answered = timeout(health.timeout, get(endpoint, &health.path)).await;
     let status =
@@ -87,14 +88,27 @@ pub(super) async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<
     }
 }
 
+fn unreached(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Io(error) | ConnectError::OwnLimit(error) => format!("takes no connection: {error}"),
+        ConnectError::Certificate(error) => format!("cannot be trusted: {error}"),
+        ConnectError::Tls(error) => format!("speaks no TLS with us: {error}"),
+        error => error.to_string(),
+    }
+}
+
 fn seconds(time: Duration) -> String {
     format!("{} s", time.as_secs_f64())
 }
 
+/// What is spoken inside TLS: HTTP/1.1, which is enough for one question, unless only HTTP/2 is understood.
+fn spoken_to(endpoint: &Endpoint) -> &'static [u8] {
+    if endpoint.protocol.is_certainly_http2() { tls::HTTP_2 } else { tls::HTTP_1 }
+}
+
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let connected = Socket::connect(&endpoint.at).await;
-    let stream = connected.map_err(|error| format!("takes no connection: {error}"))?;
+    let stream = reach(endpoint, Some(spoken_to(endpoint))).await.map_err(|error| unreached(&error))?;
     if endpoint.protocol.is_certainly_http2() {
         return get_over_http2(endpoint, stream, path).await;
     }

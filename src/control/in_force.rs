@@ -15,7 +15,7 @@ use super::journal::Found;
 use super::memory::Memory;
 use super::names::{Addresses, names_in};
 use super::order::{Order, Refused, tag};
-use crate::config::{Admin, Config, ListenAddress, Listener};
+use crate::config::{Admin, Config, Keyring, ListenAddress, Listener};
 use crate::hold::Queue;
 use crate::metrics::Registry;
 use crate::policy::actor::{Actor, Source};
@@ -171,6 +171,11 @@ impl InForce {
             told.insert(0, Told { scope: Scope::Everything.to_string(), change });
         }
         (told, needs_restart)
+    }
+
+    /// Takes what the files of TLS hold now.
+    pub fn renew(&mut self, keyring: Keyring) {
+        self.config.keyring = keyring;
     }
 
     /// Rolls back what `next` rolls back and the config in force does not, and takes nothing else of it.

@@ -13,6 +13,7 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use super::backend::BackendState;
 use super::endpoint::EndpointState;
 use super::process::Process;
+use super::tls::{Cause as TlsCause, TlsMeters};
 use super::{Class, ConnectionMeters, Delivery, Distribution, Failure, Registry, RolloutMeters, Series, Why};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
@@ -35,6 +36,8 @@ pub struct Scrape<'a> {
     pub rollouts: Vec<RolloutGauges<'a>>,
     /// The guards of the rollouts in force.
     pub guards: Vec<GuardGauges<'a>>,
+    /// What the files of TLS hold.
+    pub tls: TlsGauges,
     /// How the config was read.
     pub config: ConfigGauges<'a>,
     /// What is remembered over a restart.
@@ -80,6 +83,15 @@ pub struct ConfigGauges<'a> {
     pub succeeded_at: SystemTime,
 }
 
+/// What the files of TLS hold.
+#[derive(Clone, Debug, Default)]
+pub struct TlsGauges {
+    /// Whether all of them are as they should be; `None`: there are none.
+    pub successful: Option<bool>,
+    /// The certificates that are in use: their files, until when they are valid, and for how many days that is.
+    pub certificates: Vec<(String, SystemTime, i64)>,
+}
+
 /// What is remembered over a restart.
 #[derive(Clone, Copy, Debug)]
 pub struct StateGauges {
@@ -101,6 +113,7 @@ pub fn render(scrape: &Scrape<'_>) -> String {
     rollouts(&mut families, &scrape.rollouts);
     guards(&mut families, scrape);
     clients(&mut families, scrape.registry);
+    tls(&mut families, scrape.registry, &scrape.tls);
     config(&mut families, scrape.config);
     state(&mut families, scrape.state);
     webhooks(&mut families, scrape.registry);
@@ -380,6 +393,56 @@ fn clients(families: &mut Families, registry: &Registry) {
     );
 }
 
+fn tls(families: &mut Families, registry: &Registry, gauges: &TlsGauges) {
+    let Some(successful) = gauges.successful else { return };
+    let sum = |count: &dyn Fn(&TlsMeters) -> u64| registry.tls.iter().map(count).sum::<u64>();
+    let done = |resumed: bool| {
+        let label = if resumed { "true" } else { "false" };
+        counter(&[("resumed", label)], sum(&|meters: &TlsMeters| meters.count(resumed)))
+    };
+    families.add(
+        "tidegate_tls_handshakes_total",
+        "TLS handshakes with clients that came to their end, those apart that went on with a session of before.",
+        MetricType::COUNTER,
+        [false, true].map(done).to_vec(),
+    );
+    let failed =
+        |cause: TlsCause| counter(&[("cause", cause.as_str())], sum(&|meters: &TlsMeters| meters.failures(cause)));
+    families.add(
+        "tidegate_tls_handshake_failures_total",
+        "TLS handshakes with clients that did not, by their cause.",
+        MetricType::COUNTER,
+        TlsCause::ALL.map(failed).to_vec(),
+    );
+    families.gauge(
+        "tidegate_tls_reload_successful",
+        "1 if the files of TLS are as they should be; 0 while one is not, and what was read before is in use.",
+        flag(successful),
+    );
+    let certificates = || gauges.certificates.iter();
+    families.add(
+        "tidegate_tls_certificate_expiry_timestamp_seconds",
+        "Until when a certificate that is in use is valid.",
+        MetricType::GAUGE,
+        certificates().map(|(file, until, _)| gauge(&[("certificate", file)], since_epoch(*until))).collect(),
+    );
+    families.add(
+        "tidegate_tls_certificate_days_left",
+        "Whole days until then; below zero once it has expired.",
+        MetricType::GAUGE,
+        certificates().map(|(file, _, days)| gauge(&[("certificate", file)], signed(*days))).collect(),
+    );
+}
+
+fn since_epoch(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn signed(number: i64) -> f64 {
+    let size = exact(number.unsigned_abs());
+    if number < 0 { -size } else { size }
+}
+
 fn state(families: &mut Families, state: StateGauges) {
     families.gauge(
         "tidegate_state_durable",
@@ -429,7 +492,7 @@ fn config(families: &mut Families, config: ConfigGauges<'_>) {
     families.gauge(
         "tidegate_config_last_reload_success_timestamp_seconds",
         "When the config was last read with success.",
-        config.succeeded_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+        since_epoch(config.succeeded_at),
     );
     families.add(
         "tidegate_config_info",
@@ -568,6 +631,7 @@ mod tests {
                 successful: false,
                 succeeded_at: UNIX_EPOCH + Duration::from_millis(1_500),
             },
+            tls: TlsGauges::default(),
             state: StateGauges { durable: true, lost: false },
             process: None,
             version: "0.1.0",

@@ -27,6 +27,10 @@ pub enum Failure {
     Connect,
     /// No connection in time.
     ConnectTimeout,
+    /// A connection, but to somebody whose certificate is not trusted.
+    Certificate,
+    /// A connection, but no TLS on it.
+    Tls,
     /// No response head in time.
     ResponseTimeout,
     /// The connection ended before a response head.
@@ -53,9 +57,11 @@ pub enum Failure {
 
 impl Failure {
     /// All failures, in the order of the counters.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Connect,
         Self::ConnectTimeout,
+        Self::Certificate,
+        Self::Tls,
         Self::ResponseTimeout,
         Self::Reset,
         Self::Stale,
@@ -75,6 +81,8 @@ impl Failure {
         match self {
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
+            Self::Certificate => "tls_certificate",
+            Self::Tls => "tls",
             Self::ResponseTimeout => "response_timeout",
             Self::Reset => "reset",
             Self::Stale => "stale",

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::access_log::Entry;
 use super::body::{Progress, RequestBody, Upload};
 use super::grpc::Call;
+use super::handshake::Shown;
 use super::headers;
 use super::peer::Peer;
 use super::subject::client_behind;
@@ -36,6 +37,8 @@ pub(super) struct Origin {
     pub(super) forwarded_for: HeaderValue,
     /// `http` or `https`, as `x-forwarded-proto` has it.
     pub(super) scheme: HeaderValue,
+    /// What the certificate says that it has shown, if it has.
+    pub(super) certificate: Option<Shown>,
 }
 
 impl Origin {
@@ -44,7 +47,12 @@ impl Origin {
             Some(ip) => HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII"),
             None => UNKNOWN,
         };
-        Self { peer, forwarded_for, scheme: HeaderValue::from_static("http") }
+        Self { peer, forwarded_for, scheme: HeaderValue::from_static("http"), certificate: None }
+    }
+
+    /// The same in secret, from whoever has shown `certificate`.
+    pub(super) fn over_tls(self, certificate: Option<Shown>) -> Self {
+        Self { scheme: HeaderValue::from_static("https"), certificate, ..self }
     }
 
     /// The address as logs have it.

@@ -255,6 +255,12 @@ fn rewrite_request(parts: &mut Parts, survey: Survey, asked: Asked, way: &Way, r
     }
     let asked_host = if asked.host { parts.headers.get(HOST).cloned() } else { None };
     add_forwarded(&mut parts.headers, origin, asked_host, trusted);
+    if let Some(shown) = &report.client.origin.certificate {
+        parts.headers.insert(headers::CLIENT_SUBJECT, shown.subject.clone());
+        if let Some(uri) = &shown.uri {
+            parts.headers.insert(headers::CLIENT_URI, uri.clone());
+        }
+    }
     if !survey.request_id {
         let id = hex_id(fastrand::u128(..));
         parts.headers.insert(headers::REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal is visible ASCII"));

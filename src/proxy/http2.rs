@@ -3,6 +3,7 @@
 //! The connection's task reads and writes for all; each stream has a task of its own, which does for its request what a whole
 //! connection of HTTP/1 does. One timer looks after all streams of a connection.
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -180,8 +181,8 @@ fn begin(connection: &Rc<Client>, request: Request<RecvStream>, respond: SendRes
         let body = Incoming::of_stream(stream, &parts.headers);
         Request::from_parts(parts, body)
     };
-    // Without tokio's budget, as connections are: see `Worker::take_over`.
-    spawn_local(unconstrained(answer(client, request, respond, opened)));
+    // Without tokio's budget, as connections are: see `Worker::take_over`. In a box, since tokio moves a task several times.
+    spawn_local(unconstrained(Box::pin(answer(client, request, respond, opened))));
 }
 
 async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: SendResponse<Bytes>, _opened: Opened) {
@@ -189,8 +190,10 @@ async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: Sen
     let is_head = request.method() == Method::HEAD;
     let is_call = headers::is_grpc(request.headers());
     let expects = request.headers().contains_key(EXPECT);
-    let Some(response) = await_answer(&watch, &mut respond, expects, handle(client, request)).await else {
-        return cut_off(respond, is_call && watch.is_cut_off());
+    let response = match await_answer(&watch, &mut respond, expects, handle(client, request)).await {
+        Ok(response) => response,
+        Err(_) if is_call && watch.is_cut_off() => return tell_cut_off(respond),
+        Err(reason) => return respond.send_reset(reason),
     };
     let (head, body) = tidy(response, is_head).into_parts();
     let is_whole = is_head || body.is_end_stream();
@@ -202,13 +205,13 @@ async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: Sen
     }
 }
 
-/// The answer; `None` if the client does not want it any more, or is not to have it.
+/// The answer; or why there is none: the client does not want it any more, or is not to have it.
 async fn await_answer(
     watch: &Watch,
     respond: &mut SendResponse<Bytes>,
     expects: bool,
-    handled: impl Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>>,
-) -> Option<Response<ResponseBody>> {
+    handled: impl Future<Output = Result<Response<ResponseBody>, Infallible>>,
+) -> Result<Response<ResponseBody>, Reason> {
     let mut handled = pin!(handled);
     poll_fn(|cx| {
         watch.belongs_to(cx.waker());
@@ -216,16 +219,16 @@ async fn await_answer(
         loop {
             if respond.poll_reset(cx).is_ready() {
                 watch.left();
-                return Poll::Ready(None);
+                return Poll::Ready(Err(Reason::CANCEL));
             }
             if let Poll::Ready(Ok(response)) = handled.as_mut().poll(cx) {
-                return Poll::Ready(Some(response));
+                return Poll::Ready(Ok(response));
             }
             if watch.take_body_is_wanted() && expects {
                 ask_for_body(respond);
             }
             if watch.is_cut_off() {
-                return Poll::Ready(None);
+                return Poll::Ready(Err(Reason::INTERNAL_ERROR));
             }
             match watch.take_overdue() {
                 Some(wait) => watch.expire(wait),
@@ -243,11 +246,8 @@ fn ask_for_body(respond: &mut SendResponse<Bytes>) {
     let _it_may_have_left = respond.send_informational(interim);
 }
 
-/// Ends a stream whose answer has not begun.
-fn cut_off(mut respond: SendResponse<Bytes>, is_call: bool) {
-    if !is_call {
-        return respond.send_reset(Reason::CANCEL);
-    }
+/// Ends a call whose answer has not begun.
+fn tell_cut_off(mut respond: SendResponse<Bytes>) {
     let mut response = Response::new(());
     grpc::make_trailers_only(&mut response, Status::Unavailable, CUT_OFF);
     let _it_may_have_left = respond.send_response(response, true);
@@ -379,10 +379,6 @@ enum Step {
 
 impl Step {
     fn of(sent: Result<(), h2::Error>, is_last: bool) -> Self {
-        match sent {
-            Ok(()) if is_last => Self::Last,
-            Ok(()) => Self::Next,
-            Err(_) => Self::Broken,
-        }
+        sent.map_or(Self::Broken, |()| if is_last { Self::Last } else { Self::Next })
     }
 }

@@ -299,6 +299,10 @@ fn of_backend(failure: Failure) -> Refusal {
         Failure::ConnectTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "The backend took no connection in time.")
         }
+        Failure::Certificate => {
+            (StatusCode::BAD_GATEWAY, "tls_certificate_error", "The backend's certificate is not trusted.")
+        }
+        Failure::Tls => (StatusCode::BAD_GATEWAY, "tls_protocol_error", "The backend speaks no TLS with us."),
         Failure::ResponseTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
         }

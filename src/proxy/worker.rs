@@ -25,7 +25,9 @@ use super::connection::{self, Guest};
 use super::exchange::address_of;
 use super::peer::Peer;
 use super::socket::Socket;
+use super::turns::Turns;
 use super::watch::Watch;
+use crate::metrics::tls::TlsMeters;
 use crate::metrics::{ConnectionMeters, Registry};
 use crate::policy::decision::Side;
 use crate::snapshot::{Endpoint, Rollout, Snapshot};
@@ -199,6 +201,7 @@ pub(super) struct Worker {
     view: RefCell<Rc<View>>,
     connections: RefCell<HashMap<u64, Rc<Watch>>>,
     next_connection: Cell<u64>,
+    handshakes: Turns,
     emptied: tokio::sync::Notify,
 }
 
@@ -270,6 +273,7 @@ impl Worker {
             view: RefCell::new(Rc::new(view)),
             connections: RefCell::default(),
             next_connection: Cell::default(),
+            handshakes: Turns::default(),
             emptied: tokio::sync::Notify::new(),
         }
     }
@@ -309,6 +313,17 @@ impl Worker {
 
     fn meters(&self) -> &ConnectionMeters {
         &self.shared.registry.connections[self.index]
+    }
+
+    pub(super) fn tls_meters(&self) -> &TlsMeters {
+        &self.shared.registry.tls[self.index]
+    }
+
+    /// Ready when there are not too many handshakes at once, for as long as what it gives lives.
+    pub(super) async fn turn_to_shake_hands(&self) -> impl Drop {
+        let most = self.view().snapshot.limits.max_handshakes;
+        let most = most.div_ceil(self.shared.registry.connections.len());
+        self.handshakes.next(most).await
     }
 
     fn go(self: &Rc<Self>, errand: Errand) {

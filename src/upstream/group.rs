@@ -274,6 +274,8 @@ where
 fn failure_of(error: &ConnectError) -> Failure {
     match error {
         ConnectError::Timeout => Failure::ConnectTimeout,
+        ConnectError::Certificate(_) => Failure::Certificate,
+        ConnectError::Tls(_) => Failure::Tls,
         ConnectError::OwnLimit(_) => Failure::OwnLimit,
         ConnectError::Io(_) | ConnectError::Setup(_) | ConnectError::Http2(_) | ConnectError::Closed => {
             Failure::Connect

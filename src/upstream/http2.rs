@@ -25,11 +25,11 @@ use super::{Answered, Fault, SendError, Socket};
 use crate::capacity::Slot;
 
 /// Streams that we open on one connection, if the backend does not want fewer.
-const MAX_STREAMS: usize = 100;
+const MAX_STREAMS: u32 = 100;
 /// Bytes that a backend may send ahead on a stream that nobody reads.
 const STREAM_WINDOW: u32 = 32 << 10;
 /// The same for a connection: as much as all streams together, so that one that nobody reads holds up no other.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 /// Bytes of a request body that wait to be written, for each stream.
 const SEND_BUFFER: usize = 64 << 10;
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
@@ -93,17 +93,18 @@ impl Connection {
 
     /// How many streams it may have at once.
     pub(super) fn max_streams(&self) -> usize {
-        self.sender.current_max_send_streams().min(MAX_STREAMS)
+        self.sender.current_max_send_streams().min(MAX_STREAMS as usize)
     }
 
-    /// A stream for one request, unless there are as many as there may be.
+    /// A stream for one request, unless there are as many as there may be, or will be no more.
     pub(super) fn claim<B>(&self) -> Option<Box<Stream<B>>> {
         if self.state.streams.get() >= self.max_streams() {
             return None;
         }
+        let sender = self.open_sender()?;
         self.state.streams.set(self.state.streams.get() + 1);
         Some(Box::new(Stream {
-            sender: self.sender.clone(),
+            sender,
             scheme: self.scheme.clone(),
             _claim: Claim(Rc::clone(&self.state)),
             reply: None,
@@ -117,8 +118,13 @@ impl Connection {
 
     /// Whether it takes more requests: it lives, and the backend has not said that it is going away.
     pub(super) fn is_open(&self) -> bool {
-        let ready = self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
-        !self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))
+        self.open_sender().is_some()
+    }
+
+    fn open_sender(&self) -> Option<SendRequest<Bytes>> {
+        let mut sender = self.sender.clone();
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        (!self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
     }
 
     /// Since when nobody has used it; `None` while somebody does.
@@ -158,7 +164,9 @@ struct Claim(Rc<State>);
 impl Drop for Claim {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        if self.0.streams.get() == 0 {
+            self.0.idle_since.set(Instant::now());
+        }
     }
 }
 
@@ -257,8 +265,8 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 
     /// What it means that there is no answer. What the backend has not looked at may be sent elsewhere: a stream that it
-    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). Those up to that one end
-    /// with the connection, which is another error.
+    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). Those that it did look at
+    /// hear of the end of the connection in other words.
     fn failure(&mut self, error: &h2::Error) -> SendError<B> {
         let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
         let is_left_out = error.is_go_away();

@@ -127,8 +127,11 @@ where
 
     fn claim(&self) -> Option<Box<http2::Stream<B>>> {
         let mut shared = self.shared.borrow_mut();
-        shared.retain(http2::Connection::is_open);
-        shared.iter().find_map(http2::Connection::claim)
+        let stream = shared.iter().find_map(http2::Connection::claim);
+        if stream.is_none() {
+            shared.retain(http2::Connection::is_open);
+        }
+        stream
     }
 
     /// Whether its connections are shared by many requests, as far as is known.

@@ -2,12 +2,16 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::snapshot::At;
+use crate::tls;
 
 /// A connected stream of bytes.
 #[derive(Debug)]
@@ -16,6 +20,8 @@ pub enum Socket {
     Tcp(TcpStream),
     /// To a socket of this machine.
     Unix(UnixStream),
+    /// Over one of the others, in secret.
+    Tls(Box<TlsStream<Self>>),
 }
 
 impl Socket {
@@ -33,6 +39,18 @@ impl Socket {
             At::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
         }
     }
+
+    /// The same in secret, with whoever `tls` says it has to be. What is spoken inside is `only` that, if given, and else what
+    /// `tls` offers. How long that may take is the caller's to say.
+    ///
+    /// # Errors
+    /// The system's, or that of rustls inside.
+    pub async fn secured(self, tls: &tls::Client, only: Option<&[u8]>) -> io::Result<Self> {
+        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let protocols = only.map_or_else(|| tls.config.alpn_protocols.clone(), |only| vec![only.to_owned()]);
+        let secured = connector.with_alpn(protocols).connect(tls.name(), self).await?;
+        Ok(Self::Tls(Box::new(secured)))
+    }
 }
 
 impl AsyncRead for Socket {
@@ -40,6 +58,7 @@ impl AsyncRead for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -49,6 +68,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -60,6 +80,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -67,6 +88,7 @@ impl AsyncWrite for Socket {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -74,6 +96,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -81,6 +104,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

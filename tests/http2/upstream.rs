@@ -10,9 +10,8 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use crate::support::backend::{Backend, Connection};
-use crate::support::http2::{
-    self, Client, DATA, END_HEADERS, END_STREAM, Exchange, Frames, HEADERS, RawFrame, get, request, run, settings_frame,
-};
+use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frame, HEADERS};
+use crate::support::http2::{self, Client, Exchange, Frames, get, request, run};
 use crate::support::{Tidegate, eventually};
 
 /// A config that sends everything to one backend that speaks HTTP/2, with more keys for it, over one worker.
@@ -85,7 +84,7 @@ fn a_backend_that_lowers_what_it_takes_is_heeded() {
     let backend = frames(&[(MAX_CONCURRENT_STREAMS, 100)], move |frames| {
         let is_first = count.fetch_add(1, SeqCst) == 0;
         if is_first {
-            frames.write(&settings_frame(&[(MAX_CONCURRENT_STREAMS, 1)]));
+            frames.write(&Frame::settings(&[(MAX_CONCURRENT_STREAMS, 1)]));
             frames.0.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
         }
         let mut open = Vec::new();
@@ -301,7 +300,7 @@ fn a_flood_of_interim_answers_ends_the_stream() {
         let backend = frames(&[], move |frames| {
             while let Some(head) = frames.read_until(HEADERS) {
                 for _ in 0..interim {
-                    frames.write(&RawFrame::headers(0, head.stream, &[(":status", "103"), ("link", "</a>")]));
+                    frames.write(&Frame::headers(head.stream, 0, &[(":status", "103"), ("link", "</a>")]));
                 }
                 frames.answer(head.stream);
             }
@@ -337,7 +336,7 @@ fn an_answer_that_is_not_http_is_the_backends_fault() {
         let backend = frames(&[], move |frames| {
             while let Some(head) = frames.read_until(HEADERS) {
                 if streams.fetch_add(1, SeqCst) == 0 {
-                    frames.write(&RawFrame::headers(END_STREAM, head.stream, fields));
+                    frames.write(&Frame::headers(head.stream, END_STREAM, fields));
                 } else {
                     frames.answer(head.stream);
                 }
@@ -353,8 +352,8 @@ fn an_answer_that_is_not_http_is_the_backends_fault() {
 fn an_answer_of_another_length_than_it_says_is_not_a_whole_one() {
     let backend = frames(&[], |frames| {
         while let Some(head) = frames.read_until(HEADERS) {
-            frames.write(&RawFrame::headers(0, head.stream, &[(":status", "200"), ("content-length", "10")]));
-            frames.write(&RawFrame::new(DATA, END_STREAM, head.stream, *b"short"));
+            frames.write(&Frame::headers(head.stream, 0, &[(":status", "200"), ("content-length", "10")]));
+            frames.write(&Frame::new(DATA, END_STREAM, head.stream, *b"short"));
         }
     });
     let tidegate = Tidegate::start_whole(&before(&backend.url(), ""));
@@ -379,8 +378,8 @@ fn a_backend_without_room_is_late_not_broken() {
 fn a_backend_may_answer_and_then_say_that_it_wants_no_more() {
     let backend = frames(&[], |frames| {
         while let Some(head) = frames.read_until(HEADERS) {
-            frames.write(&RawFrame::new(HEADERS, END_HEADERS, head.stream, [0x88]));
-            frames.write(&RawFrame::new(DATA, END_STREAM, head.stream, *b"enough"));
+            frames.write(&Frame::new(HEADERS, END_HEADERS, head.stream, [0x88]));
+            frames.write(&Frame::new(DATA, END_STREAM, head.stream, *b"enough"));
             frames.reset(head.stream, Reason::NO_ERROR);
         }
     });

@@ -9,7 +9,9 @@ from concurrent import futures
 import grpc
 
 # What it does with every unary call, if it is told: `fail CODE DETAILS` or `sleep SECONDS`.
-ALWAYS = sys.argv[1].encode() if len(sys.argv) > 1 else None
+ALWAYS = sys.argv[1].encode() if sys.argv[1:] else None
+# The files of its certificate and key, if it speaks TLS.
+PAIR = [open(path, "rb").read() for path in sys.argv[2:4]]
 CANCELLED = {"count": 0}
 
 
@@ -95,7 +97,12 @@ server.add_generic_rpc_handlers(
         generic("grpc.health.v1.Health", {"Check": grpc.unary_unary_rpc_method_handler(check)}),
     )
 )
-print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+if PAIR:
+    certificate, key = PAIR
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+else:
+    port = server.add_insecure_port("127.0.0.1:0")
+print(port, flush=True)
 server.start()
 for _ in sys.stdin:
     pass

@@ -1,5 +1,5 @@
-//! HTTP/2 as stories speak it: a client and a backend made of the `h2` crate, where what is said matters; and frames byte
-//! for byte, where it matters how.
+//! HTTP/2 as stories speak it where it matters what is said: a client and a backend made of the `h2` crate. And backends that say
+//! frame by frame what they are told to.
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -20,6 +20,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::PATIENCE;
+use super::frames::{ACK, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS};
 
 /// Runs a story that awaits. The test fails if it does not come to its end.
 #[track_caller]
@@ -249,73 +250,27 @@ async fn serve(
 
 // -- frames
 
-pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-pub const DATA: u8 = 0;
-pub const HEADERS: u8 = 1;
-pub const RST_STREAM: u8 = 3;
-pub const SETTINGS: u8 = 4;
-pub const GOAWAY: u8 = 7;
-
-pub const ACK: u8 = 1;
-pub const END_STREAM: u8 = 1;
-pub const END_HEADERS: u8 = 4;
-
-/// One frame (RFC 9113 §4.1).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RawFrame {
-    pub kind: u8,
-    pub flags: u8,
-    pub stream: u32,
-    pub payload: Vec<u8>,
-}
-
-impl RawFrame {
-    pub fn new(kind: u8, flags: u8, stream: u32, payload: impl Into<Vec<u8>>) -> Self {
-        Self { kind, flags, stream, payload: payload.into() }
-    }
-
-    pub fn bytes(&self) -> Vec<u8> {
-        let length = u32::try_from(self.payload.len()).unwrap().to_be_bytes();
-        let stream = self.stream.to_be_bytes();
-        [&length[1..], &[self.kind, self.flags], &stream, &self.payload].concat()
-    }
-
-    /// A head as fields that no table knows (RFC 7541 §6.2.2).
-    pub fn headers(flags: u8, stream: u32, fields: &[(&str, &str)]) -> Self {
-        let mut block = Vec::new();
-        for (name, value) in fields {
-            block.push(0);
-            for text in [name, value] {
-                block.push(u8::try_from(text.len()).ok().filter(|length| *length < 127).expect("a short field"));
-                block.extend_from_slice(text.as_bytes());
-            }
-        }
-        Self::new(HEADERS, flags | END_HEADERS, stream, block)
-    }
-}
-
 /// Frames over a socket.
 pub struct Frames<'a>(pub &'a mut TcpStream);
 
 impl Frames<'_> {
-    pub fn write(&mut self, frame: &RawFrame) {
+    pub fn write(&mut self, frame: &Frame) {
         let _the_other_side_may_be_gone = self.0.write_all(&frame.bytes());
     }
 
     /// The next frame; `None` at the end of the connection.
-    pub fn read(&mut self) -> Option<RawFrame> {
+    pub fn read(&mut self) -> Option<Frame> {
         let mut head = [0; 9];
         self.0.read_exact(&mut head).ok()?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
         let mut payload = vec![0; length as usize];
         self.0.read_exact(&mut payload).ok()?;
         let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]) & (u32::MAX >> 1);
-        Some(RawFrame { kind: head[3], flags: head[4], stream, payload })
+        Some(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
     /// The next frame of this kind.
-    pub fn read_until(&mut self, kind: u8) -> Option<RawFrame> {
+    pub fn read_until(&mut self, kind: u8) -> Option<Frame> {
         loop {
             let frame = self.read()?;
             if frame.kind == kind {
@@ -329,26 +284,21 @@ impl Frames<'_> {
         let mut preface = [0; PREFACE.len()];
         self.0.read_exact(&mut preface).ok()?;
         assert_eq!(preface, PREFACE);
-        self.write(&settings_frame(settings));
-        self.write(&RawFrame::new(SETTINGS, ACK, 0, []));
+        self.write(&Frame::settings(settings));
+        self.write(&Frame::new(SETTINGS, ACK, 0, []));
         Some(())
     }
 
     /// 200 without a body.
     pub fn answer(&mut self, stream: u32) {
-        self.write(&RawFrame::new(HEADERS, END_HEADERS | END_STREAM, stream, [0x88]));
+        self.write(&Frame::new(HEADERS, END_HEADERS | END_STREAM, stream, [0x88]));
     }
 
     pub fn reset(&mut self, stream: u32, reason: h2::Reason) {
-        self.write(&RawFrame::new(RST_STREAM, 0, stream, u32::from(reason).to_be_bytes()));
+        self.write(&Frame::new(RST_STREAM, 0, stream, u32::from(reason).to_be_bytes()));
     }
 
     pub fn go_away(&mut self, last: u32, reason: h2::Reason) {
-        self.write(&RawFrame::new(GOAWAY, 0, 0, [last.to_be_bytes(), u32::from(reason).to_be_bytes()].concat()));
+        self.write(&Frame::new(GOAWAY, 0, 0, [last.to_be_bytes(), u32::from(reason).to_be_bytes()].concat()));
     }
-}
-
-pub fn settings_frame(settings: &[(u16, u32)]) -> RawFrame {
-    let entry = |(id, value): &(u16, u32)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
-    RawFrame::new(SETTINGS, 0, 0, settings.iter().flat_map(entry).collect::<Vec<u8>>())
 }

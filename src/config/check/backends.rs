@@ -40,22 +40,31 @@ impl Checker<'_> {
         for (name, backend) in raw {
             let place = Place::default().key("backends").key(name);
             self.faults.take(&place.as_key(), value::name(name));
-            checked.extend(self.backend(&place, backend, listeners).map(|backend| (name.clone(), backend)));
+            checked.extend(self.backend(&place, name, backend, listeners).map(|backend| (name.clone(), backend)));
         }
         for (place, name, url) in rollouts.iter().flat_map(WrittenRollout::inline_backends) {
             let endpoint = self.faults.take(&place, endpoint(url, self.folder, listeners));
             if !names.insert(name.clone()) {
                 let taken = Complaint::new(format!("this URL would become the backend `{name}`, which exists already"));
-                self.faults.add(place, taken.help("give the backend another name"));
+                self.faults.add(place.clone(), taken.help("give the backend another name"));
             }
-            checked.extend(endpoint.map(|endpoint| (name, self.inline_backend(endpoint))));
+            let Some(endpoint) = endpoint else { continue };
+            self.backend_tls(&place, &name, None, Protocol::default(), std::slice::from_ref(&endpoint));
+            checked.insert(name, self.inline_backend(endpoint));
         }
         Backends { checked, names }
     }
 
-    fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
+    fn backend(&mut self, place: &Place, name: &str, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
         let written = self.required(place, "endpoints", raw.endpoints.as_ref(), ENDPOINTS);
         let endpoints = written.map(|written| self.endpoints(&place.key("endpoints"), written, listeners));
+        self.backend_tls(
+            place,
+            name,
+            raw.tls.as_ref(),
+            protocol(raw.protocol),
+            endpoints.as_deref().unwrap_or_default(),
+        );
         let settings = self.backend_settings(place, raw);
         Some(Backend { endpoints: endpoints?, ..settings? })
     }

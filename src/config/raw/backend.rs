@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Amount, Count, Duration, Percent};
+use super::{Amount, BackendTls, Count, Duration, Percent};
 
 /// The addresses that serve one version.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
@@ -14,6 +14,10 @@ pub(in crate::config) struct Backend {
     /// a server of this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::config) endpoints: Option<Vec<String>>,
+    /// Whom its `https` endpoints are trusted by and what they are shown. Without it they are trusted by the authorities of
+    /// the system.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) tls: Option<BackendTls>,
     /// What is spoken to the backend.
     pub(in crate::config) protocol: Protocol,
     /// How requests are spread over the endpoints.
@@ -39,6 +43,7 @@ impl Default for Backend {
     fn default() -> Self {
         Self {
             endpoints: None,
+            tls: None,
             protocol: Protocol::default(),
             balance: Balance::default(),
             timeouts: BackendTimeouts::default(),
@@ -171,7 +176,7 @@ impl Default for Retries {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct BackendTimeouts {
-    /// To accept a connection.
+    /// To accept a connection, its TLS handshake included.
     pub(in crate::config) connect: Duration,
     /// From the whole request sent to the response head.
     pub(in crate::config) response: Duration,

@@ -4,7 +4,7 @@ use super::*;
 use crate::admin::status::{
     BlueGreenStatus, ConfigStatus, Deed, DrainStatus, EndpointStatus, Evidence, GuardStatus, HoldStatus, LatchStatus,
     Latency, MaintenanceStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus, RouteStatus, Sense, SideCount,
-    SideStatus, Sides, StateStatus, StepsStatus, StrategyName,
+    SideStatus, Sides, StateStatus, StepsStatus, StrategyName, TlsStatus,
 };
 
 const NOW: &str = "2026-11-21T04:05:06Z";
@@ -231,6 +231,7 @@ fn status(rollouts: Vec<RolloutStatus>) -> Status {
         state_dir: Some("/var/lib/tidegate".into()),
         client_connections: 42,
         state: StateStatus { durable: true, why: None, note: None },
+        tls: TlsStatus::default(),
         webhooks: Vec::new(),
         maintenance: None,
         hold: None,
