@@ -308,7 +308,10 @@ impl Sending {
 
     fn cut_off(&mut self) -> Poll<()> {
         match self.body.last_words(Status::Unavailable, CUT_OFF) {
-            Some(trailers) => Poll::Ready(drop(self.stream.send_trailers(trailers))),
+            Some(trailers) => {
+                let _it_may_have_left = self.stream.send_trailers(trailers);
+                Poll::Ready(())
+            }
             None => self.reset(Reason::INTERNAL_ERROR),
         }
     }
