@@ -75,9 +75,10 @@ pub(super) async fn send(
 ) -> Tried {
     let group = attempt.view.group(attempt.backend);
     group.request_comes();
+    let client = report.client.origin.peer.stated();
     let (mut refusals, mut stale) = (0, 0);
     loop {
-        let Obtained { channel, pool, at } = match group.obtain(attempt.begun, stale > 0).await {
+        let Obtained { channel, pool, at } = match group.obtain(client, attempt.begun, stale > 0).await {
             Ok(obtained) => obtained,
             Err(failure) => return Err(unsent(report, failure, Box::new(request))),
         };
