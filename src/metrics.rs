@@ -31,6 +31,7 @@ use self::shield::ShieldMeter;
 use self::tally::Tallies;
 use self::tls::TlsMeters;
 use crate::policy::decision::{Reason, Side};
+use crate::policy::grpc::Status;
 pub use crate::policy::outcome::Failure;
 use crate::policy::rollout::Cause;
 
@@ -174,6 +175,8 @@ impl Why {
 pub struct Shard {
     requests: [[Counter; Class::ALL.len()]; Why::COUNT],
     failures: [Counter; Failure::ALL.len()],
+    /// By [`Status::number`].
+    calls: [Counter; Status::ALL.len()],
     started: Counter,
     ended: Counter,
     duration: Histogram,
@@ -211,6 +214,11 @@ impl Shard {
     /// The backend failed a request, or did not take it.
     pub fn fail(&self, failure: Failure) {
         self.failures[failure as usize].increment();
+    }
+
+    /// A call of gRPC has ended like this.
+    pub fn call(&self, status: Status) {
+        self.calls[usize::from(status.number())].increment();
     }
 
     /// Remembers for how long the oldest running request has run. Only the thread that owns this shard may call it.
@@ -283,6 +291,12 @@ impl Series {
     #[must_use]
     pub fn failures(&self, failure: Failure) -> u64 {
         self.0.iter().map(|shard| shard.failures[failure as usize].get()).sum()
+    }
+
+    /// Calls of gRPC so far that ended like this.
+    #[must_use]
+    pub fn calls(&self, status: Status) -> u64 {
+        self.0.iter().map(|shard| shard.calls[usize::from(status.number())].get()).sum()
     }
 
     /// Requests that are running.

@@ -11,6 +11,7 @@ pub mod budget;
 pub mod decision;
 pub mod drain;
 pub mod ejection;
+pub mod grpc;
 pub mod guard;
 pub mod health;
 pub mod latch;

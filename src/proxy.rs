@@ -12,6 +12,7 @@ mod connection;
 mod exchange;
 mod form;
 mod forward;
+mod grpc;
 mod handshake;
 pub mod headers;
 mod http1;

@@ -9,7 +9,7 @@ use std::process::Command;
 use tidegate::config::ListenAddress;
 
 use crate::support::process::{BINARY, Process, own_address};
-use crate::support::{Backend, Client, Tidegate, eventually, relay};
+use crate::support::{Backend, Client, PATIENCE, Tidegate, eventually, foreign, http2, relay};
 
 /// The fenced blocks of `page` in this language.
 fn blocks(page: &str, language: &str) -> Vec<String> {
@@ -162,6 +162,37 @@ fn listening() {
     assert_eq!(Client::connect(ports[1]).send("PROXY TCP4 192.0.2.7 192.0.2.1 56324 80\r\n").get("/", &[]).status, 200);
     let relayed = relay::to_unix(&tidegate.dir.path().join("traffic.sock"));
     assert_eq!(Client::connect(relayed).get("/", &[]).status, 200);
+}
+
+#[test]
+fn speaking_http2() {
+    let (old, new) = (Backend::named("old"), http2::Backend::echoing());
+    let text = page("http2.md");
+    let written = blocks(&text, "yaml")[0].replace("127.0.0.1:8080", "127.0.0.1:0");
+    let written = written.replace("127.0.0.1:9001", &old.address.to_string());
+    let written = written.replace("127.0.0.1:9002", &new.address.to_string());
+    let tidegate = Tidegate::start_whole(&(written + "admin: { address: 127.0.0.1:0 }\n"));
+    let command = blocks(&text, "sh")[0].replace("127.0.0.1:8080", &tidegate.address.to_string());
+    for command in [command.clone(), command.replace("x-user-id: 7", "x-user-id: 4")] {
+        assert!(Command::new("sh").args(["-euc", &command]).status().unwrap().success());
+    }
+    assert_eq!((old.requests().len(), new.heads().len()), (1, 1));
+}
+
+#[test]
+fn calling() {
+    let services = [foreign::Server::start("grpc_service.py", &[]), foreign::Server::start("grpc_service.py", &[])];
+    let written = blocks(&page("grpc.md"), "yaml")[0].replace("127.0.0.1:8080", "127.0.0.1:0");
+    let written = written.replace("127.0.0.1:9001", &services[0].address.to_string());
+    let written = written.replace("127.0.0.1:9002", &services[1].address.to_string());
+    let tidegate = Tidegate::start_whole(&(written + "admin: { address: 127.0.0.1:0 }\n"));
+    let address = tidegate.address.to_string();
+    let told = foreign::done(foreign::python("grpc_client.py", &[&address, "calls", "100", "hello"]), PATIENCE);
+    assert_eq!(told.trim(), "[('OK', 100)]");
+    for (side, calls) in [("old", 95.0), ("new", 5.0)] {
+        let told = format!("tidegate_grpc_responses_total{{rollout=\"default\",side=\"{side}\",grpc_status=\"OK\"}}");
+        eventually("all are counted", || tidegate.metric(&told) == calls);
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod dns;
 pub mod fault;
 pub mod foreign;
 pub mod frames;
+pub mod http2;
 pub mod plane;
 pub mod process;
 pub mod prometheus;

@@ -17,6 +17,7 @@ use super::tls::{Cause as TlsCause, TlsMeters};
 use super::{Class, ConnectionMeters, Delivery, Distribution, Failure, Registry, RolloutMeters, Series, Why};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
+use crate::policy::grpc::Status;
 use crate::policy::rollout::Cause;
 
 /// The `content-type` of what [`render`] writes.
@@ -208,6 +209,20 @@ fn traffic(families: &mut Families, all: &[Labelled]) {
         MetricType::COUNTER,
         all.iter().flat_map(failures).collect(),
     );
+    families.add(
+        "tidegate_grpc_responses_total",
+        "Calls of gRPC that ended, by the status that their client was told, or takes the answer for. OTHER is a status \
+         that gRPC does not know.",
+        MetricType::COUNTER,
+        all.iter().flat_map(calls).collect(),
+    );
+}
+
+fn calls(labelled: &Labelled) -> Vec<Metric> {
+    let [rollout, side] = labelled.labels();
+    let count = |status| (status, labelled.series().calls(status));
+    let metric = |(status, count): (Status, u64)| counter(&[rollout, side, ("grpc_status", status.as_str())], count);
+    Status::ALL.into_iter().map(count).filter(|(_, count)| *count > 0).map(metric).collect()
 }
 
 fn failures(labelled: &Labelled) -> Vec<Metric> {

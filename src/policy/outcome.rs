@@ -5,6 +5,8 @@
 
 use std::ops::RangeInclusive;
 
+use super::grpc::Status;
+
 /// What one request says about its side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -132,18 +134,17 @@ impl Failures {
         if self.statuses.iter().any(|range| range.contains(&status)) {
             return Some(Failure::Status);
         }
-        if grpc_status.is_some_and(|value| self.is_grpc_failure(value)) {
+        if grpc_status.is_some_and(|value| self.is_grpc_failure(Status::read(value))) {
             return Some(Failure::Grpc);
         }
         let reported = self.header.as_deref().and_then(header).is_some_and(is_bad);
         reported.then_some(Failure::Reported)
     }
 
-    /// Whether a `grpc-status`, from a header or a trailer, is a failure.
+    /// Whether a call that ended like this is a failure.
     #[must_use]
-    pub fn is_grpc_failure(&self, value: &[u8]) -> bool {
-        let number = std::str::from_utf8(value).ok().and_then(|text| text.trim().parse().ok());
-        number.is_some_and(|number: u8| self.grpc.contains(&number))
+    pub fn is_grpc_failure(&self, status: Status) -> bool {
+        self.grpc.contains(&status.number())
     }
 }
 

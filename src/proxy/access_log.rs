@@ -66,6 +66,8 @@ pub(super) struct Entry {
     pub(super) held: Duration,
     /// Whether OLD answered it in place of its side.
     pub(super) is_shielded: bool,
+    /// How a call of gRPC ended, 0 to 16, or 17 for a status that gRPC does not know.
+    pub(super) grpc_status: Option<u8>,
 }
 
 impl Entry {
@@ -81,6 +83,7 @@ impl Entry {
             side: "",
             held: Duration::ZERO,
             is_shielded: false,
+            grpc_status: None,
         }
     }
 
@@ -94,10 +97,11 @@ impl Entry {
             Duration::ZERO => String::new(),
             held => format!(",\"held_ms\":{:.3}", held.as_secs_f64() * 1e3),
         };
+        let grpc_status = self.grpc_status.map_or_else(String::new, |status| format!(",\"grpc_status\":{status}"));
         let shielded = if self.is_shielded { ",\"shielded\":true" } else { "" };
         format!(
             "{{\"time\":\"{at:.3}\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"{}\",\"status\":{},\
-             \"rollout\":\"{}\",\"side\":\"{}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}{held}{shielded}}}\n",
+             \"rollout\":\"{}\",\"side\":\"{}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}{grpc_status}{held}{shielded}}}\n",
             self.client,
             self.method,
             self.path,

@@ -3,17 +3,21 @@
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::exchange::{Link, Report};
+use super::grpc::{self, Call};
 use super::headers;
 use super::watch::{Wait, Watch};
 use crate::metrics::{Class, Failure};
-use crate::upstream::Incoming;
+use crate::policy::grpc::Status;
+use crate::upstream::{BrokenOff, Incoming};
 
 /// Why a body ended early. The other side sees a broken message; the cause is kept where it is reported.
 #[derive(Debug, thiserror::Error)]
@@ -105,7 +109,35 @@ pub(super) struct Streamed {
     has_begun: bool,
     /// What has to be sent again before it goes on.
     again: Bytes,
-    passes_trailers: bool,
+    /// It is one of gRPC, which knows trailers, and whose clients may have nothing to say for as long as they like.
+    is_call: bool,
+    both: Option<Both>,
+}
+
+/// A waker for whoever polls a body and for the task whose request it is.
+#[derive(Debug)]
+struct Both {
+    polling: Waker,
+    waker: Waker,
+}
+
+impl Both {
+    fn new(polling: Waker, task: Waker) -> Self {
+        let waker = Waker::from(Arc::new(Pair([polling.clone(), task])));
+        Self { polling, waker }
+    }
+
+    fn is_of(&self, polling: &Waker) -> bool {
+        self.polling.will_wake(polling)
+    }
+}
+
+struct Pair([Waker; 2]);
+
+impl Wake for Pair {
+    fn wake(self: Arc<Self>) {
+        self.0.iter().for_each(Waker::wake_by_ref);
+    }
 }
 
 #[derive(Debug)]
@@ -121,7 +153,7 @@ impl RequestBody {
         incoming: Incoming,
         watch: &Rc<Watch>,
         max: Option<u64>,
-        passes_trailers: bool,
+        is_call: bool,
     ) -> (Self, Option<Rc<Upload>>) {
         if incoming.is_end_stream() {
             return (Self::Empty, None);
@@ -135,7 +167,8 @@ impl RequestBody {
             kept: None,
             has_begun: false,
             again: Bytes::new(),
-            passes_trailers,
+            is_call,
+            both: None,
         };
         (Self::Streamed(streamed), Some(upload))
     }
@@ -203,30 +236,54 @@ impl Streamed {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        self.has_begun = true;
+        if !std::mem::replace(&mut self.has_begun, true) {
+            self.watch.body_is_wanted();
+        }
         if !self.again.is_empty() {
             return self.poll_again();
         }
         if self.watch.has_expired(Wait::Upload) {
             return self.end(Progress::Stalled);
         }
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let polled = self.poll_incoming(cx);
         if polled.is_ready() {
             self.watch.upload_goes_on();
         }
         match polled {
             Poll::Pending => {
-                if !self.watch.waits_for(Wait::Upload) {
-                    let now = Instant::now();
-                    self.watch.wait_until(Wait::Upload, now + self.watch.timeouts.body_idle);
-                    self.watch.upload_is_late(now);
-                }
+                self.is_late();
                 Poll::Pending
             }
             Poll::Ready(None) => self.end(Progress::Done),
             Poll::Ready(Some(Err(_))) => self.end(Progress::Malformed),
             Poll::Ready(Some(Ok(frame))) => self.pass_on(frame),
         }
+    }
+
+    /// The next of what comes from the client. Over HTTP/2 it is another task that brings it, while `cx` may be of somebody who
+    /// wakes nobody, since what comes over HTTP/1 is brought by whoever polls here (see `upstream::http1`).
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        let incoming = Pin::new(&mut self.incoming);
+        if matches!(*incoming, Incoming::Http1(_)) || self.watch.is_task(cx.waker()) {
+            return incoming.poll_frame(cx);
+        }
+        let both = match &self.both {
+            Some(both) if both.is_of(cx.waker()) => both,
+            _ => self.both.insert(Both::new(cx.waker().clone(), self.watch.task())),
+        };
+        incoming.poll_frame(&mut Context::from_waker(&both.waker))
+    }
+
+    /// The client is waited for. That of a call has no time of its own: it may be listening.
+    fn is_late(&self) {
+        if self.watch.waits_for(Wait::Upload) {
+            return;
+        }
+        let now = Instant::now();
+        if !self.is_call {
+            self.watch.wait_until(Wait::Upload, now + self.watch.timeouts.body_idle);
+        }
+        self.watch.upload_is_late(now);
     }
 
     fn poll_again(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
@@ -259,7 +316,7 @@ impl Streamed {
 impl Streamed {
     /// They are the end of the body, whether they go on or not.
     fn pass_trailers(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let Some(mut trailers) = frame.into_trailers().ok().filter(|_| self.passes_trailers) else {
+        let Some(mut trailers) = frame.into_trailers().ok().filter(|_| self.is_call) else {
             return self.end(Progress::Done);
         };
         headers::strip_trailers(&mut trailers);
@@ -353,7 +410,29 @@ impl ResponseBody {
         }
     }
 
-    fn break_off(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    /// The last words of a call that cannot go on; `None` if it has had its last words, or cannot be told.
+    pub(super) fn last_words(&mut self, status: Status, message: &str) -> Option<HeaderMap> {
+        let can_hear =
+            matches!(self.source, Source::Relayed { .. }) && self.report.call().is_some_and(Call::has_trailers);
+        can_hear.then(|| {
+            self.report.call_ends_as(status);
+            self.source = Source::Own(None);
+            grpc::trailers(status, message)
+        })
+    }
+
+    /// Nothing came for too long.
+    fn fall_silent(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if self.report.call().is_none() {
+            return self.break_off(BrokenOff::default());
+        }
+        // Nobody's fault: between two messages of a stream there may be any time.
+        self.report.will_end_as(Class::Error);
+        let message = "There was no message for too long.";
+        Poll::Ready(Some(self.last_words(Status::Unavailable, message).map(Frame::trailers).ok_or(Broken)))
+    }
+
+    fn break_off(&mut self, BrokenOff { reason }: BrokenOff) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut is_clients_fault = self.report.client.watch.has_expired(Wait::Upload);
         if let Source::Relayed { link, .. } = &mut self.source {
             let link = link.take();
@@ -365,10 +444,11 @@ impl ResponseBody {
         }
         if is_clients_fault {
             self.report.will_end_as(Class::ClientError);
-        } else {
-            self.report.failed(Failure::Truncated);
+            return Poll::Ready(Some(Err(Broken)));
         }
-        Poll::Ready(Some(Err(Broken)))
+        self.report.failed(Failure::Truncated);
+        let words = self.last_words(grpc::status_of_reset(reason), "The backend's answer broke off.");
+        Poll::Ready(Some(words.map(Frame::trailers).ok_or(Broken)))
     }
 }
 
@@ -383,8 +463,11 @@ impl Body for ResponseBody {
             Source::Relayed { incoming, link, .. } => (incoming, link.as_mut()),
         };
         let watch = &this.report.client.watch;
-        if watch.has_expired(Wait::Stream) || watch.has_expired(Wait::Upload) {
-            return this.break_off();
+        if watch.has_expired(Wait::Stream) {
+            return this.fall_silent();
+        }
+        if watch.has_expired(Wait::Upload) {
+            return this.break_off(BrokenOff::default());
         }
         if watch.turn_is_over() {
             cx.waker().wake_by_ref();
@@ -411,7 +494,7 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => this.break_off(),
+            Poll::Ready(Some(Err(broken))) => this.break_off(broken),
             Poll::Ready(None) => {
                 this.complete();
                 Poll::Ready(None)

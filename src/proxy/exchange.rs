@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::access_log::Entry;
 use super::body::{Progress, RequestBody, Upload};
+use super::grpc::Call;
 use super::handshake::Shown;
 use super::headers;
 use super::peer::Peer;
@@ -20,6 +21,7 @@ use crate::metrics::tally::Mark;
 use crate::metrics::{Class, Failure, RolloutMeters, Seat, Shard, Why};
 use crate::policy::bucket::Bucket;
 use crate::policy::decision::{Decision, Reason, Side};
+use crate::policy::grpc::Status;
 use crate::policy::outcome::{Failures, Outcome};
 use crate::snapshot::{Guarded, Rollout, Snapshot};
 use crate::upstream::{Channel, Lease};
@@ -111,6 +113,8 @@ pub(super) struct Report {
     falls_back: bool,
     /// The guard has heard of it.
     is_told: Cell<bool>,
+    /// If it is one of gRPC.
+    call: Option<Box<Call>>,
     entry: Option<Box<Entry>>,
 }
 
@@ -130,6 +134,7 @@ impl Report {
             head_at: Cell::new(None),
             falls_back: false,
             is_told: Cell::new(false),
+            call: None,
             entry: None,
         }
     }
@@ -142,6 +147,23 @@ impl Report {
 
     pub(super) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// It is a call of gRPC, of which this is known.
+    pub(super) fn begins_call(&mut self, call: Call) {
+        self.call = Some(Box::new(call));
+    }
+
+    /// What is known of it as a call of gRPC, if it is one.
+    pub(super) fn call(&self) -> Option<&Call> {
+        self.call.as_deref()
+    }
+
+    /// If it is a call, it ends like this.
+    pub(super) fn call_ends_as(&self, status: Status) {
+        if let Some(call) = self.call() {
+            call.ends_as(status);
+        }
     }
 
     pub(super) fn log_as(&mut self, entry: Box<Entry>) {
@@ -246,6 +268,12 @@ impl Report {
         self.will_end_as(Class::Error);
     }
 
+    /// The backend did not begin to answer before the call's deadline: what it would have to say by now itself.
+    pub(super) fn missed_deadline(&self) {
+        self.will_end_as(Class::Error);
+        self.call_ended(Status::DeadlineExceeded);
+    }
+
     /// There is an answer, and it is a failure.
     pub(super) fn found_bad(&self, failure: Failure) {
         match self.rollout() {
@@ -290,9 +318,24 @@ impl Report {
 
     /// The end of the answer is here. gRPC says there how it went.
     pub(super) fn look_at_trailers(&self, trailers: &HeaderMap) {
-        let Some(guard) = self.guard() else { return };
-        let status = trailers.get(headers::GRPC_STATUS).map(HeaderValue::as_bytes);
-        if self.failure.get().is_none() && status.is_some_and(|status| guard.failures.is_grpc_failure(status)) {
+        if let Some(call) = self.call() {
+            return call.hears(trailers); // judged at the very end
+        }
+        if let Some(status) = trailers.get(headers::GRPC_STATUS) {
+            self.judge(Status::read(status.as_bytes()));
+        }
+    }
+
+    /// A call has ended like this.
+    fn call_ended(&self, status: Status) {
+        self.call_ends_as(status);
+        self.judge(status);
+    }
+
+    /// Whether it is a failure to end like this is for the guard to know.
+    fn judge(&self, status: Status) {
+        let is_failure = self.guard().is_some_and(|guard| guard.failures.is_grpc_failure(status));
+        if is_failure && self.failure.get().is_none() {
             self.found_bad(Failure::Grpc);
         }
     }
@@ -319,6 +362,9 @@ impl Report {
     /// All of the answer is here, now.
     pub(super) fn complete(&self, class: Class, now: Instant) {
         self.will_end_as(class);
+        if let Some(call) = self.call() {
+            self.judge(call.ends());
+        }
         self.ended.set(Some(now));
     }
 
@@ -337,6 +383,9 @@ impl Report {
         if self.why == Why::Refused {
             self.shard().begin(); // it never got as far as running
         }
+        if self.is_given_up_at_its_deadline(now) {
+            self.missed_deadline();
+        }
         if let Meter::Rollout(rollout, side, seat) = self.meter {
             let rollout = &self.view.snapshot.rollouts[rollout];
             rollout.meters.seat(seat, self.client.worker.index()).rise();
@@ -344,9 +393,26 @@ impl Report {
         }
         let class = self.class();
         self.shard().end(self.why, class, elapsed);
+        if let Some(status) = self.call().and_then(Call::status) {
+            self.shard().call(status);
+            if let Some(entry) = &mut self.entry {
+                entry.grpc_status = Some(status.number());
+            }
+        }
         if let (Some(entry), Some(log)) = (self.entry.take(), self.client.worker.access_log()) {
             log.write(&entry, self.why, class, elapsed);
         }
+    }
+
+    /// Whether the client of a call has gone because its deadline has come and no answer had begun. Its clock ends the wait a
+    /// moment before ours does, so without this a backend that hangs would look like clients that go away.
+    fn is_given_up_at_its_deadline(&self, now: Instant) -> bool {
+        self.call().is_some_and(|call| call.was_waited_for(now))
+            && self.why != Why::Refused
+            && self.class.get() == Class::Aborted
+            && self.failure.get().is_none()
+            && self.ended.get().is_none()
+            && !self.client.watch.is_cut_off()
     }
 
     /// Testers chose their side themselves, one side that stands in for the other has not been chosen for its own sake, and what

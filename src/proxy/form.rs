@@ -3,6 +3,8 @@
 use http::HeaderMap;
 use http::header::ACCEPT;
 
+use super::headers;
+
 /// The forms of our own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
@@ -12,12 +14,17 @@ pub(super) enum Form {
     Html,
     /// Plain text.
     Text,
+    /// For calls of gRPC: headers that are trailers, and no body.
+    Grpc,
 }
 
 impl Form {
     /// What `accept` (RFC 9110 §12.5.1) wants most among those it names; JSON if it names none of them. Wildcards name nothing:
-    /// whoever takes everything did not ask for a page.
+    /// whoever takes everything did not ask for a page. A call of gRPC understands nothing but gRPC.
     pub(super) fn wanted_by(headers: &HeaderMap) -> Self {
+        if headers::is_grpc(headers) {
+            return Self::Grpc;
+        }
         let wanted =
             headers.get_all(ACCEPT).iter().flat_map(|line| line.as_bytes().split(|b| *b == b',')).filter_map(named);
         // Of two that are wanted as much the better one to look at.
@@ -31,6 +38,7 @@ impl Form {
             Self::Json => "application/problem+json",
             Self::Html => "text/html; charset=utf-8",
             Self::Text => "text/plain; charset=utf-8",
+            Self::Grpc => "application/grpc",
         }
     }
 }
@@ -85,6 +93,8 @@ mod tests {
                 headers.append(ACCEPT, HeaderValue::from_static(line));
             });
             assert_eq!(Form::wanted_by(&headers), form, "{accept:?}");
+            headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc+proto"));
+            assert_eq!(Form::wanted_by(&headers), Form::Grpc, "{accept:?}");
         }
     }
 }

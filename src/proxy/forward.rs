@@ -14,6 +14,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::closed;
 use super::exchange::{Client, Origin, Report};
 use super::form::Form;
+use super::grpc::Call;
 use super::headers::{self, Survey};
 use super::inspect::inspect;
 use super::notice::Notice;
@@ -40,6 +41,9 @@ pub(super) async fn handle(
     let survey = headers::survey(request.headers());
     let view = client.worker.view();
     let mut report = Report::begin(client, view);
+    if survey.grpc {
+        report.begins_call(Call::new(request.version(), request.headers(), report.started()));
+    }
     Ok(match forward(request, survey, has_fragment, &mut report).await {
         Ok(Answer { response, link, .. }) => {
             let status = response.status().as_u16();
@@ -55,9 +59,18 @@ pub(super) async fn handle(
         Err(Stopped::Refused(refusal)) => {
             // What follows a request to upgrade may be no request at all, whoever turns it down.
             let refusal = Refusal { close: refusal.close || survey.upgrade, ..refusal };
-            refusal.answer(if survey.html { Form::Html } else { Form::Json }, report)
+            refusal.answer(form(survey), report)
         }
     })
+}
+
+/// The form in which a refusal is told.
+fn form(survey: Survey) -> Form {
+    match survey {
+        Survey { grpc: true, .. } => Form::Grpc,
+        Survey { html: true, .. } => Form::Html,
+        _ => Form::Json,
+    }
 }
 
 async fn forward(
@@ -79,7 +92,7 @@ async fn forward(
     let way = find_way(report, snapshot, &parts)?;
     let asked = Asked::in_head(&parts, survey);
     rewrite_request(&mut parts, survey, asked, &way, report);
-    let (body, upload) = RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body, asked.is_grpc);
+    let (body, upload) = RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body, survey.grpc);
     headers::frame_request(&mut parts.headers, body.size_hint().exact(), survey.content_length, upload.is_some());
     let mut request = Request::from_parts(parts, body);
     let shield = way.decided.and_then(|decided| Shield::raise(report, decided, asked, &mut request, upload.as_ref()));
@@ -143,8 +156,6 @@ fn note_for_the_log(report: &mut Report, request: &Request<Incoming>) {
 pub(super) struct Asked {
     /// It would have trailers.
     trailers: bool,
-    /// It is a call of gRPC.
-    is_grpc: bool,
     /// It would speak another protocol.
     pub(super) upgrade: bool,
     /// It named a host.
@@ -155,7 +166,6 @@ impl Asked {
     fn in_head(parts: &Parts, survey: Survey) -> Self {
         Self {
             trailers: survey.te && wants_trailers(&parts.headers),
-            is_grpc: headers::is_grpc(&parts.headers),
             upgrade: survey.upgrade,
             host: survey.hosts > 0 || parts.uri.authority().is_some(),
         }

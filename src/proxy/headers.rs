@@ -111,6 +111,8 @@ pub struct Survey {
     pub request_id: bool,
     /// `accept` names HTML.
     pub html: bool,
+    /// It is a call of gRPC.
+    pub grpc: bool,
     strip: bool,
     forwarded: bool,
 }
@@ -124,6 +126,7 @@ pub fn survey(headers: &HeaderMap) -> Survey {
             "host" => found.hosts += 1,
             "content-length" => found.content_length = true,
             "x-request-id" => found.request_id = is_sane_id(value),
+            "content-type" => found.grpc |= is_grpc_kind(value),
             "accept" => found.html = memchr::memmem::find(value.as_bytes(), b"text/html").is_some(),
             name => found.note(name),
         }
@@ -180,13 +183,17 @@ pub fn strip_request(headers: &mut HeaderMap, survey: Survey, trusted: bool) {
 }
 
 /// By which gRPC tells how a call went, here or in a trailer.
-pub const GRPC_STATUS: &str = "grpc-status";
+pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// Whether this is a call of gRPC (gRPC over HTTP/2: `application/grpc`, with a suffix such as `+proto`; not gRPC-Web).
+/// Whether this is a call of gRPC.
 #[must_use]
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
-    matches!(kind, Some([] | [b'+' | b';', ..]))
+    headers.get(CONTENT_TYPE).is_some_and(is_grpc_kind)
+}
+
+/// Whether this is gRPC's `content-type`: `application/grpc`, with a suffix such as `+proto`; not gRPC-Web.
+fn is_grpc_kind(kind: &HeaderValue) -> bool {
+    matches!(kind.as_bytes().strip_prefix(b"application/grpc"), Some([] | [b'+' | b';', ..]))
 }
 
 /// What one look over a response's headers found.
@@ -210,7 +217,7 @@ pub fn survey_response(headers: &HeaderMap) -> ResponseSurvey {
             found.connection |= name == "connection";
             found.transfer_encoding |= name == "transfer-encoding";
         } else {
-            found.grpc_status |= name == GRPC_STATUS;
+            found.grpc_status |= name == GRPC_STATUS.as_str();
         }
     }
     found

@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
-use http::header::{CONNECTION, CONTENT_LENGTH, DATE};
+use http::header::{CONNECTION, CONTENT_LENGTH, DATE, EXPECT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Frame};
 use tokio::task::{spawn_local, unconstrained};
@@ -22,11 +22,13 @@ use tokio::time::{Instant, timeout};
 use super::body::ResponseBody;
 use super::exchange::Client;
 use super::forward::handle;
+use super::grpc;
 use super::headers;
 use super::notice;
 use super::socket::Wire;
 use super::watch::{Opened, Wait, Watch};
 use crate::config::Limits;
+use crate::policy::grpc::Status;
 use crate::upstream::Incoming;
 
 /// How a client begins that speaks HTTP/2 without having asked (RFC 9113 §3.4).
@@ -46,6 +48,9 @@ const MAX_HEADER_LIST: usize = 16 << 10;
 const MAX_TAKEN_BACK: usize = 20;
 /// Streams that we may have to reset for what a client does wrong on them (CVE-2025-8671).
 const MAX_RESETS: usize = 100;
+
+/// What a call of gRPC is told that has to end before its time.
+const CUT_OFF: &str = "The call was cut off.";
 
 /// How often the streams are looked over for what is overdue.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -183,8 +188,11 @@ fn begin(connection: &Rc<Client>, request: Request<RecvStream>, respond: SendRes
 async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: SendResponse<Bytes>, _opened: Opened) {
     let watch = Rc::clone(&client.watch);
     let is_head = request.method() == Method::HEAD;
-    let response = match await_answer(&watch, &mut respond, handle(client, request)).await {
+    let is_call = headers::is_grpc(request.headers());
+    let expects = request.headers().contains_key(EXPECT);
+    let response = match await_answer(&watch, &mut respond, expects, handle(client, request)).await {
         Ok(response) => response,
+        Err(_) if is_call && watch.is_cut_off() => return tell_cut_off(respond),
         Err(reason) => return respond.send_reset(reason),
     };
     let (head, body) = tidy(response, is_head).into_parts();
@@ -201,6 +209,7 @@ async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: Sen
 async fn await_answer(
     watch: &Watch,
     respond: &mut SendResponse<Bytes>,
+    expects: bool,
     handled: impl Future<Output = Result<Response<ResponseBody>, Infallible>>,
 ) -> Result<Response<ResponseBody>, Reason> {
     let mut handled = pin!(handled);
@@ -215,6 +224,9 @@ async fn await_answer(
             if let Poll::Ready(Ok(response)) = handled.as_mut().poll(cx) {
                 return Poll::Ready(Ok(response));
             }
+            if watch.take_body_is_wanted() && expects {
+                ask_for_body(respond);
+            }
             if watch.is_cut_off() {
                 return Poll::Ready(Err(Reason::INTERNAL_ERROR));
             }
@@ -227,11 +239,26 @@ async fn await_answer(
     .await
 }
 
+/// The client waits to be asked for its body (RFC 9110 §10.1.1).
+fn ask_for_body(respond: &mut SendResponse<Bytes>) {
+    let mut interim = Response::new(());
+    *interim.status_mut() = StatusCode::CONTINUE;
+    let _it_may_have_left = respond.send_informational(interim);
+}
+
+/// Ends a call whose answer has not begun.
+fn tell_cut_off(mut respond: SendResponse<Bytes>) {
+    let mut response = Response::new(());
+    grpc::make_trailers_only(&mut response, Status::Unavailable, CUT_OFF);
+    let _it_may_have_left = respond.send_response(response, true);
+}
+
 /// Makes a head one of HTTP/2: a connection has no say in it (RFC 9113 §8.2.2), and hyper adds nothing to it.
 fn tidy(mut response: Response<ResponseBody>, is_head: bool) -> Response<ResponseBody> {
     let has_body = !is_head && !matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     let length = response.body().size_hint().exact().filter(|length| has_body || *length > 0);
     let fields = response.headers_mut();
+    let length = length.filter(|length| *length > 0 || !fields.contains_key(headers::GRPC_STATUS)); // those are trailers
     fields.remove(CONNECTION);
     if let Some(length) = length.filter(|_| !fields.contains_key(CONTENT_LENGTH)) {
         fields.insert(CONTENT_LENGTH, length.into());
@@ -269,13 +296,23 @@ impl Sending {
                 Poll::Pending => {}
             }
             if watch.is_cut_off() {
-                return self.reset(Reason::INTERNAL_ERROR);
+                return self.cut_off();
             }
             match watch.take_overdue() {
                 Some(Wait::Reader) => return self.reset(Reason::CANCEL),
                 Some(wait) => watch.expire(wait),
                 None => return Poll::Pending,
             }
+        }
+    }
+
+    fn cut_off(&mut self) -> Poll<()> {
+        match self.body.last_words(Status::Unavailable, CUT_OFF) {
+            Some(trailers) => {
+                let _it_may_have_left = self.stream.send_trailers(trailers);
+                Poll::Ready(())
+            }
+            None => self.reset(Reason::INTERNAL_ERROR),
         }
     }
 

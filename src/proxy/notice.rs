@@ -12,15 +12,19 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use super::body::ResponseBody;
 use super::exchange::Report;
 use super::form::Form;
+use super::grpc;
 use crate::config::MaintenanceDefaults;
 use crate::metrics::Class;
+use crate::policy::grpc::Status;
 use crate::policy::standing;
 
 /// What somebody is told, and why.
 #[derive(Debug)]
 pub(super) struct Notice {
     status: StatusCode,
+    form: Form,
     content_type: &'static str,
+    /// For a call of gRPC, which has none, what it is told.
     body: Bytes,
     /// When to come back, as `retry-after` has it.
     retry_after: Option<String>,
@@ -42,22 +46,23 @@ impl Notice {
             false => "The service is closed for maintenance. Please come back later.",
         };
         let message = asked.message.as_deref().or(defaults.message.as_deref()).unwrap_or(usual);
-        let (content_type, body) = own_page(defaults, form).unwrap_or_else(|| page(message, form));
+        let page = own_page(defaults, form).unwrap_or_else(|| page(message, form));
         let retry_after = Some(retry_after(asked.retry_after, defaults.retry_after, now));
-        Self::away(content_type, body, retry_after, "http_request_denied")
+        Self::away(form, page, retry_after, "http_request_denied")
     }
 
     /// A request was not held until its turn came.
     pub(super) fn held_in_vain(defaults: &MaintenanceDefaults, form: Form) -> Self {
-        let (content_type, body) = page("The service is paused for a moment. Please try again.", form);
+        let page = page("The service is paused for a moment. Please try again.", form);
         let retry_after = Some(seconds(defaults.retry_after));
-        Self::away(content_type, body, retry_after, "destination_unavailable")
+        Self::away(form, page, retry_after, "destination_unavailable")
     }
 
     /// A balancer is told that this process is well, whatever it is doing.
     pub(super) fn healthy() -> Self {
         Self {
             status: StatusCode::OK,
+            form: Form::Text,
             content_type: Form::Text.content_type(),
             body: Bytes::from_static(b"ok\n"),
             retry_after: None,
@@ -66,9 +71,14 @@ impl Notice {
         }
     }
 
-    fn away(content_type: &'static str, body: Bytes, retry_after: Option<String>, error: &'static str) -> Self {
+    fn away(
+        form: Form,
+        (content_type, body): (&'static str, Bytes),
+        retry_after: Option<String>,
+        error: &'static str,
+    ) -> Self {
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self { status, content_type, body, retry_after, error: Some(error), close: false }
+        Self { status, form, content_type, body, retry_after, error: Some(error), close: false }
     }
 
     /// The same, and whether the connection closes after it.
@@ -81,9 +91,14 @@ impl Notice {
         if !report.client.watch.client_left() {
             report.answered(self.status.as_u16());
             report.will_end_as(Class::of_status(self.status.as_u16()));
+            report.call_ends_as(Status::of_own(self.status.as_u16()));
         }
+        let (body, message) = match self.form {
+            Form::Grpc => (Bytes::new(), Some(self.body)),
+            Form::Json | Form::Html | Form::Text => (self.body, None),
+        };
         let close = self.close || report.client.watch.is_draining();
-        let mut response = Response::new(ResponseBody::own(self.body, report));
+        let mut response = Response::new(ResponseBody::own(body, report));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(SERVER, HeaderValue::from_static("tidegate"));
@@ -98,6 +113,10 @@ impl Notice {
         }
         if close {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let Some(message) = message {
+            let status = Status::of_own(self.status.as_u16());
+            grpc::make_trailers_only(&mut response, status, &String::from_utf8_lossy(&message));
         }
         response
     }
@@ -128,6 +147,7 @@ fn own_page(defaults: &MaintenanceDefaults, form: Form) -> Option<(&'static str,
         Form::Html => (form.content_type(), &defaults.pages.html),
         Form::Json => ("application/json", &defaults.pages.json),
         Form::Text => (form.content_type(), &defaults.pages.text),
+        Form::Grpc => return None,
     };
     page.clone().map(|page| (content_type, page))
 }
@@ -146,6 +166,7 @@ fn page(message: &str, form: Form) -> (&'static str, Bytes) {
             escape(message)
         ),
         Form::Text => format!("{message}\n"),
+        Form::Grpc => message.to_owned(),
     };
     (form.content_type(), page.into())
 }

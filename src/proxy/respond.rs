@@ -7,7 +7,9 @@ use http::{HeaderValue, Response, StatusCode};
 use super::body::ResponseBody;
 use super::exchange::Report;
 use super::form::Form;
+use super::grpc;
 use crate::metrics::Class;
+use crate::policy::grpc::Status;
 
 /// An answer of our own: a status, what a person needs to know, and the error type of RFC 9209 §2.3 for machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,17 +21,19 @@ pub(super) struct Refusal {
     pub(super) error: &'static str,
     /// Whether the connection can go on after it. Not after anything that may be an attack or whose body is unread.
     pub(super) close: bool,
+    /// What a call of gRPC is told.
+    pub(super) grpc: Status,
 }
 
 impl Refusal {
     /// The client's fault: the connection closes, since where its next request begins is not certain.
     pub(super) const fn of_request(status: StatusCode, detail: &'static str) -> Self {
-        Self { status, detail, error: "http_request_error", close: true }
+        Self { status, detail, error: "http_request_error", close: true, grpc: Status::of_own(status.as_u16()) }
     }
 
     /// The backend's fault.
     pub(super) const fn of_backend(status: StatusCode, error: &'static str, detail: &'static str) -> Self {
-        Self { status, detail, error, close: false }
+        Self { status, detail, error, close: false, grpc: Status::of_own(status.as_u16()) }
     }
 
     /// How it counts: without an answer from the backend a 502 or 504 is an `error`, not one of its 5xx.
@@ -43,6 +47,7 @@ impl Refusal {
         if !report.client.watch.client_left() {
             report.answered(self.status.as_u16());
             report.will_end_as(self.class());
+            report.call_ends_as(self.grpc);
         }
         let draining = report.client.watch.is_draining();
         let (content_type, body) = self.body(accept);
@@ -63,6 +68,9 @@ impl Refusal {
         if self.close || draining {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if accept == Form::Grpc {
+            grpc::make_trailers_only(&mut response, self.grpc, self.detail);
+        }
         response
     }
 
@@ -78,6 +86,7 @@ impl Refusal {
                 "<!doctype html><html lang=\"en\"><title>{code} {title}</title><h1>{title}</h1><p>{detail}</p></html>\n"
             ),
             Form::Text => format!("{detail}\n"),
+            Form::Grpc => String::new(),
         };
         (form.content_type(), body.into())
     }

@@ -12,11 +12,13 @@ use tokio::time::Instant;
 
 use super::body::{Progress, RequestBody, Upload};
 use super::exchange::{Link, Report};
+use super::grpc::Call;
 use super::headers::{self, Coding, ResponseSurvey};
 use super::respond::Refusal;
 use super::watch::Wait;
 use super::worker::{Pool, View};
 use crate::metrics::Failure;
+use crate::policy::grpc::Status;
 use crate::policy::shield::is_repeatable;
 use crate::upstream::{Channel, Fault, Incoming, Obtained, SendError};
 
@@ -154,7 +156,10 @@ fn unsent(report: &Report, failure: Failure, request: Box<Request<RequestBody>>)
 }
 
 fn failed(report: &Report, failure: Failure) -> Trouble {
-    report.failed(failure);
+    match failure {
+        Failure::Grpc => report.missed_deadline(),
+        failure => report.failed(failure),
+    }
     Trouble::Backend(failure)
 }
 
@@ -166,7 +171,7 @@ async fn await_head(
     request: Request<RequestBody>,
 ) -> Result<Response<Incoming>, Trouble> {
     let watch = &report.client.watch;
-    let patience = link.pool().endpoint().timeouts.response;
+    let patience = patience(report, link.pool());
     let mut sending = pin!(link.channel.send(request));
     let response = poll_fn(|cx| {
         if watch.has_expired(Wait::Response) {
@@ -177,20 +182,36 @@ async fn await_head(
         }
         if !watch.waits() {
             let from = if link.has_upload() { Instant::now() } else { attempt.begun };
-            watch.wait_until(Wait::Response, from + patience);
+            watch.wait_until(Wait::Response, by_the_deadline(report, from + patience));
         }
         Poll::Pending
     })
     .await;
     watch.stop_waiting_for(Wait::Response);
     match response {
-        None => Err(Trouble::Backend(Failure::ResponseTimeout)),
+        None => Err(Trouble::Backend(if is_overdue(report) { Failure::Grpc } else { Failure::ResponseTimeout })),
         Some(Ok(response)) => Ok(response),
         Some(Err(SendError { fault, unsent })) => match unsent.and_then(from_the_beginning) {
             Some(request) => Err(Trouble::Unsent(Failure::Reset, request)),
             None => Err(diagnose(attempt, link, fault)),
         },
     }
+}
+
+/// How long a backend may take to begin its answer. A service of gRPC begins with its first message, and a stream may have
+/// none for as long as there may be none between two; who wants to hear sooner sets a deadline.
+fn patience(report: &Report, pool: &Pool) -> Duration {
+    let timeouts = &pool.endpoint().timeouts;
+    if report.call().is_some() { timeouts.stream_idle } else { timeouts.response }
+}
+
+/// `moment`, or the call's deadline if that comes first.
+fn by_the_deadline(report: &Report, moment: Instant) -> Instant {
+    report.call().and_then(Call::deadline).map_or(moment, |deadline| deadline.min(moment))
+}
+
+fn is_overdue(report: &Report) -> bool {
+    report.call().is_some_and(|call| call.is_overdue(Instant::now()))
 }
 
 /// The request, if its body can be sent from its beginning.
@@ -244,10 +265,13 @@ fn receive(report: &Report, mut response: Response<Incoming>, mut link: Link) ->
 
 /// Whether the answer is a failure shows in its head, if the service knows by then.
 fn look_at_head(report: &Report, response: &Response<Incoming>, survey: ResponseSurvey) -> bool {
+    if let Some(call) = report.call() {
+        call.is_answered(response.status().as_u16(), response.headers());
+    }
     let Some(failures) = report.failures() else { return false };
     report.head_came();
     let header = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
-    let grpc_status = if survey.grpc_status { header(headers::GRPC_STATUS) } else { None };
+    let grpc_status = if survey.grpc_status { header(headers::GRPC_STATUS.as_str()) } else { None };
     let found = failures.find(response.status().as_u16(), grpc_status, header);
     found.inspect(|failure| report.found_bad(*failure)).is_some()
 }
@@ -283,7 +307,8 @@ fn of_backend(failure: Failure) -> Refusal {
         Failure::ResponseTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
         }
-        Failure::Malformed | Failure::Status | Failure::Grpc | Failure::Reported => {
+        Failure::Grpc => return missed_deadline(),
+        Failure::Malformed | Failure::Status | Failure::Reported => {
             (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend's answer is not HTTP.")
         }
         Failure::Truncated => {
@@ -303,4 +328,10 @@ fn of_backend(failure: Failure) -> Refusal {
         }
     };
     Refusal::of_backend(status, error, detail)
+}
+
+/// The call's own deadline, which its client may not have noticed yet.
+fn missed_deadline() -> Refusal {
+    let (status, detail) = (StatusCode::GATEWAY_TIMEOUT, "The call's deadline has passed.");
+    Refusal { grpc: Status::DeadlineExceeded, ..Refusal::of_backend(status, "http_response_timeout", detail) }
 }

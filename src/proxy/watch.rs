@@ -84,6 +84,8 @@ pub(super) struct Watch {
     late: Cell<Duration>,
     late_since: Cell<Option<Instant>>,
     client_left: Cell<bool>,
+    /// Somebody wants to have the request's body.
+    body_is_wanted: Cell<bool>,
     draining: Cell<bool>,
     running: Cell<Option<Running>>,
     cut_off: Cell<bool>,
@@ -126,6 +128,7 @@ impl Watch {
             late: Cell::new(Duration::ZERO),
             late_since: Cell::new(None),
             client_left: Cell::new(false),
+            body_is_wanted: Cell::new(false),
             draining: Cell::new(false),
             running: Cell::new(None),
             cut_off: Cell::new(false),
@@ -259,6 +262,16 @@ impl Watch {
         self.late_since.set(self.late_since.get().or(Some(now)));
     }
 
+    /// Somebody wants to have the request's body.
+    pub(super) fn body_is_wanted(&self) {
+        self.body_is_wanted.set(true);
+    }
+
+    /// Whether that has become so since this was last asked.
+    pub(super) fn take_body_is_wanted(&self) -> bool {
+        self.body_is_wanted.take()
+    }
+
     /// A piece of the request's body is here, or its end.
     pub(super) fn upload_goes_on(&self) {
         if let Some(since) = self.late_since.take() {
@@ -385,6 +398,16 @@ impl Watch {
         if !known.as_ref().is_some_and(|known| known.will_wake(waker)) {
             *known = Some(waker.clone());
         }
+    }
+
+    /// Whether `waker` wakes the task to which this belongs.
+    pub(super) fn is_task(&self, waker: &Waker) -> bool {
+        self.waker.borrow().as_ref().is_some_and(|task| task.will_wake(waker))
+    }
+
+    /// Wakes the task to which this belongs, as far as that is known.
+    pub(super) fn task(&self) -> Waker {
+        self.waker.borrow().clone().unwrap_or_else(|| Waker::noop().clone())
     }
 
     fn wake(&self) {

@@ -108,11 +108,11 @@ where
         }
     }
 
-    /// Lets an answer go on that has begun before its request was sent to the end. A connection then serves nobody after it;
-    /// on a stream that is nothing special.
+    /// Lets an answer go on that has begun before its request was sent to the end. A connection then serves nobody after it.
     pub fn detach(&mut self) {
-        if let Self::Http1(connection) = self {
-            connection.detach();
+        match self {
+            Self::Http1(connection) => connection.detach(),
+            Self::Http2(stream) => stream.detach(),
         }
     }
 

@@ -137,14 +137,14 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if self.task.is_some() {
-            return Pin::new(body).poll_frame(cx).map_err(|_| BrokenOff);
+            return Pin::new(body).poll_frame(cx).map_err(|_| BrokenOff::default());
         }
         let quiet = &mut Context::from_waker(Waker::noop());
         if let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(quiet) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(|_| BrokenOff)));
+            return Poll::Ready(frame.map(|frame| frame.map_err(|_| BrokenOff::default())));
         }
         let _ = self.drive(cx);
-        Pin::new(body).poll_frame(quiet).map_err(|_| BrokenOff)
+        Pin::new(body).poll_frame(quiet).map_err(|_| BrokenOff::default())
     }
 
     /// Gives the connection a task of its own. This is for an answer that begins before its request has been sent to the
@@ -224,7 +224,7 @@ where
 
 /// Ends a task with whoever started it.
 #[derive(Debug)]
-struct AbortOnDrop(JoinHandle<()>);
+pub(super) struct AbortOnDrop(pub(super) JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

@@ -19,6 +19,7 @@ use hyper::body::{Body, Bytes, Frame};
 use tokio::task::{spawn_local, unconstrained};
 use tokio::time::{Instant, sleep, timeout};
 
+use super::http1::AbortOnDrop;
 use super::incoming::{BrokenOff, Incoming};
 use super::{Answered, Fault, SendError, Socket};
 use crate::capacity::Slot;
@@ -111,6 +112,7 @@ impl Connection {
             upload: None,
             spare: None,
             interim: 0,
+            detached: None,
         }))
     }
 
@@ -181,6 +183,8 @@ pub struct Stream<B> {
     /// The head, until it is answered: the backend may refuse to look at it.
     spare: Option<Request<()>>,
     interim: usize,
+    /// The task that sends the rest of the request, if that is not done beside reading the answer.
+    detached: Option<AbortOnDrop>,
 }
 
 /// A request's body on its way.
@@ -241,12 +245,22 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), BrokenOff> {
         let Some(upload) = self.upload.as_mut().filter(|upload| !upload.is_done) else { return Ok(()) };
         match upload.poll(cx) {
-            Poll::Ready(Err(BrokenOff)) => {
-                upload.is_done = true;
-                upload.stream.send_reset(Reason::CANCEL);
-                Err(BrokenOff)
-            }
-            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+            Poll::Ready(broken) => broken,
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// Gives the request's body a task of its own. This is for an answer that begins before its request has been sent to the
+    /// end: see [`super::http1::Connection::detach`].
+    pub(super) fn detach(&mut self)
+    where
+        B: 'static,
+    {
+        if let Some(mut upload) = self.upload.take().filter(|upload| !upload.is_done) {
+            let sending = async move {
+                let _the_answer_breaks_off_too = poll_fn(|cx| upload.poll(cx)).await;
+            };
+            self.detached = Some(AbortOnDrop(spawn_local(unconstrained(sending))));
         }
     }
 
@@ -267,31 +281,39 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
+    /// Sends to the end, or until nobody wants the rest: why that is so, the answer tells.
+    ///
+    /// # Errors
+    /// When the body has broken off, which ends the stream.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BrokenOff>> {
         while !self.is_done {
-            if self.piece.is_empty() {
-                match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                    Some(Ok(frame)) => self.take(frame)?,
-                    Some(Err(_)) => return Poll::Ready(Err(BrokenOff)),
-                    None => self.end(Bytes::new())?,
+            if !self.piece.is_empty() {
+                self.is_done |= !ready!(self.poll_piece(cx));
+                continue;
+            }
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => self.take(frame),
+                Some(Err(_)) => {
+                    self.is_done = true;
+                    self.stream.send_reset(Reason::CANCEL);
+                    return Poll::Ready(Err(BrokenOff::default()));
                 }
-            } else if !ready!(self.poll_piece(cx)) {
-                self.is_done = true; // nobody wants the rest, which the answer tells about
+                None => self.end(),
             }
         }
         Poll::Ready(Ok(()))
     }
 
-    fn take(&mut self, frame: Frame<Bytes>) -> Result<(), BrokenOff> {
+    fn take(&mut self, frame: Frame<Bytes>) {
         match frame.into_data() {
+            // What has no bytes would not be told from what has been sent.
+            Ok(piece) if piece.is_empty() && self.body.is_end_stream() => self.end(),
             Ok(piece) => self.piece = piece,
             Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
                 self.is_done = true;
-                self.stream.send_trailers(trailers).map_err(|_| BrokenOff)?;
+                let _it_may_be_closed = self.stream.send_trailers(frame.into_trailers().unwrap_or_default());
             }
         }
-        Ok(())
     }
 
     /// Sends as much of the piece as there is room for; false if the backend has closed the stream.
@@ -310,9 +332,9 @@ impl<B: Body<Data = Bytes> + Unpin> Upload<B> {
         Poll::Ready(self.stream.send_data(piece, is_last).is_ok())
     }
 
-    fn end(&mut self, piece: Bytes) -> Result<(), BrokenOff> {
+    fn end(&mut self) {
         self.is_done = true;
-        self.stream.send_data(piece, true).map_err(|_| BrokenOff)
+        let _it_may_be_closed = self.stream.send_data(Bytes::new(), true);
     }
 }
 

@@ -3,15 +3,24 @@
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use h2::RecvStream;
+use h2::{Reason, RecvStream};
 use http::HeaderMap;
 use http::header::CONTENT_LENGTH;
 use hyper::body::{self, Body, Bytes, Frame, SizeHint};
 
 /// It ended early, or was not what its framing said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("the body broke off")]
-pub struct BrokenOff;
+pub struct BrokenOff {
+    /// By which the other side has ended the stream, if it has, and did not just go.
+    pub reason: Option<Reason>,
+}
+
+impl From<h2::Error> for BrokenOff {
+    fn from(error: h2::Error) -> Self {
+        Self { reason: if error.is_reset() && error.is_remote() { error.reason() } else { None } }
+    }
+}
 
 /// What follows a head.
 #[derive(Debug)]
@@ -53,18 +62,18 @@ impl Received {
         if !self.is_read {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => return Poll::Ready(Some(self.take(data))),
-                Some(Err(_)) => return Poll::Ready(Some(Err(BrokenOff))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
                 None => self.is_read = true,
             }
         }
         Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
-            Err(_) => Some(Err(BrokenOff)),
+            Err(error) => Some(Err(error.into())),
         })
     }
 
     fn take(&mut self, data: Bytes) -> Result<Frame<Bytes>, BrokenOff> {
-        self.stream.flow_control().release_capacity(data.len()).map_err(|_| BrokenOff)?;
+        self.stream.flow_control().release_capacity(data.len())?;
         self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
         Ok(Frame::data(data))
     }
@@ -76,7 +85,7 @@ impl Body for Incoming {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match self.get_mut() {
-            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(|_| BrokenOff),
+            Self::Http1(body) => Pin::new(body).poll_frame(cx).map_err(|_| BrokenOff::default()),
             Self::Http2(received) => received.poll(cx),
         }
     }

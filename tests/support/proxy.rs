@@ -119,6 +119,11 @@ impl Tidegate {
         self.signals.blocking_send(signal).unwrap();
     }
 
+    /// The same in a story that awaits.
+    pub async fn signal_from_here(&self, signal: Signal) {
+        self.signals.send(signal).await.unwrap();
+    }
+
     /// Waits for the process to end after it was asked to.
     pub fn wait(&mut self) {
         if let Some(thread) = self.thread.take() {

@@ -10,6 +10,7 @@ use crate::config::raw::{self, Scalar};
 use crate::config::value::{self, Checked};
 use crate::config::{Guard, Latency, SlowerThan};
 use crate::policy::bucket::{BUCKETS, Percent};
+use crate::policy::grpc::Status;
 use crate::policy::guard::{Limits, requests_to_see};
 use crate::policy::outcome::Failures;
 use crate::policy::rollout::Action;
@@ -153,36 +154,16 @@ fn statuses(text: &str) -> Checked<RangeInclusive<u16>> {
     range.filter(|range| !range.is_empty()).ok_or_else(complaint)
 }
 
-/// The names of gRPC's statuses, by number (gRPC, `doc/statuscodes.md`).
-const GRPC_STATUSES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 /// A gRPC status other than OK, by name or number.
 fn grpc_status(text: &str) -> Checked<u8> {
-    let by_name = GRPC_STATUSES.iter().position(|name| name.eq_ignore_ascii_case(text));
-    let number = by_name.and_then(|at| u8::try_from(at).ok()).or_else(|| text.parse().ok());
+    let known = || Status::ALL.into_iter().filter(|status| !matches!(status, Status::Ok | Status::Other));
+    let by_name = known().find(|status| status.as_str().eq_ignore_ascii_case(text)).map(Status::number);
+    let number = by_name.or_else(|| text.parse().ok());
     let complaint = || {
         let complaint = Complaint::new("this is not a gRPC status that can be a failure");
         complaint
             .allowed("default, none, 1 to 16, or names such as UNAVAILABLE")
-            .did_you_mean(text, GRPC_STATUSES.into_iter().skip(1))
+            .did_you_mean(text, known().map(Status::as_str))
     };
     number.filter(|number| (1..=16).contains(number)).ok_or_else(complaint)
 }

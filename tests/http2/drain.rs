@@ -1,0 +1,71 @@
+//! How connections of HTTP/2 end: after what runs on them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidegate::app::Signal;
+use tokio::time::sleep;
+
+use super::before;
+use crate::support::Tidegate;
+use crate::support::backend::{Backend, ok};
+use crate::support::http2::{self, Client, Exchange, get, read, run, send};
+
+#[test]
+fn a_process_that_leaves_lets_streams_finish_and_takes_no_new_ones() {
+    let backend = http2::Backend::doing(|mut exchange: Exchange| async move {
+        let mut answer = exchange.respond.send_response(http::Response::new(()), false).unwrap();
+        send(&mut answer, "begun,".into(), false).await.unwrap();
+        sleep(Duration::from_millis(400)).await;
+        answer.send_data(Bytes::from("finished"), true).unwrap();
+    });
+    let mut tidegate = Tidegate::start(&before(&backend));
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        let (response, _) = client.begin(get("/"), true).await;
+        let response = response.await.unwrap();
+        tidegate.signal_from_here(Signal::Leave).await;
+        let answer = read(response).await.unwrap();
+        assert_eq!(answer.text(), "begun,finished");
+        let late = async {
+            let mut sender = client.sender.clone().ready().await?;
+            sender.send_request(get("/"), true)?.0.await
+        };
+        assert!(late.await.is_err(), "whoever comes now goes elsewhere");
+        client.driver.await.unwrap().unwrap();
+    });
+    tidegate.wait();
+}
+
+#[test]
+fn an_idle_connection_does_not_keep_a_process_that_leaves() {
+    let backend = Backend::answering(|_| ok(&[], b"hello"));
+    let mut tidegate = Tidegate::before(&backend);
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        client.get("/").await;
+        tidegate.signal_from_here(Signal::Leave).await;
+        client.driver.await.unwrap().unwrap();
+    });
+    tidegate.wait();
+}
+
+#[test]
+fn what_runs_for_too_long_is_cut_off() {
+    let backend = http2::Backend::doing(|mut exchange: Exchange| async move {
+        let _until_the_end = std::future::poll_fn(|cx| exchange.respond.poll_reset(cx)).await;
+    });
+    let config = "listen: 127.0.0.1:0\nadmin: { address: 127.0.0.1:0 }\nworkers: 1\n\
+                  shutdown: { readiness_delay: 0s, drain_timeout: 200ms }\n";
+    let mut tidegate = Tidegate::start_whole(&format!("{config}{}", before(&backend)));
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        let (response, _) = client.begin(get("/"), true).await;
+        while backend.heads().is_empty() {
+            sleep(Duration::from_millis(2)).await;
+        }
+        tidegate.signal_from_here(Signal::Leave).await;
+        assert!(response.await.is_err());
+    });
+    tidegate.wait();
+}
