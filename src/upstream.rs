@@ -6,14 +6,20 @@
 
 mod channel;
 mod connect;
+mod duplex;
 mod http1;
 mod http2;
 mod incoming;
+mod passage;
 mod pool;
+mod silence;
 mod socket;
 
 pub use channel::{Answered, Channel, Fault, SendError, Sending};
 pub use connect::ConnectError;
+pub use duplex::Duplex;
 pub use incoming::{BrokenOff, Incoming};
+pub use passage::Passage;
 pub use pool::Pool;
+pub use silence::mind_silence;
 pub use socket::Socket;

@@ -32,3 +32,4 @@ mod support;
 mod upstream_faults;
 mod verdicts;
 mod webhooks;
+mod websocket;

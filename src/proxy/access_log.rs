@@ -66,6 +66,19 @@ pub(super) struct Entry {
     pub(super) held: Duration,
     /// Whether OLD answered it in place of its side.
     pub(super) is_shielded: bool,
+    /// What went through it, if it became a tunnel.
+    pub(super) tunnel: Option<Carried>,
+}
+
+/// What a tunnel has carried.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Carried {
+    /// How long it was open.
+    pub(super) open: Duration,
+    /// Bytes from the client.
+    pub(super) received: u64,
+    /// Bytes from the backend.
+    pub(super) sent: u64,
 }
 
 impl Entry {
@@ -81,6 +94,7 @@ impl Entry {
             side: "",
             held: Duration::ZERO,
             is_shielded: false,
+            tunnel: None,
         }
     }
 
@@ -95,9 +109,13 @@ impl Entry {
             held => format!(",\"held_ms\":{:.3}", held.as_secs_f64() * 1e3),
         };
         let shielded = if self.is_shielded { ",\"shielded\":true" } else { "" };
+        let tunnel = self.tunnel.map_or_else(String::new, |Carried { open, received, sent }| {
+            let open = open.as_secs_f64() * 1e3;
+            format!(",\"open_ms\":{open:.3},\"bytes_received\":{received},\"bytes_sent\":{sent}")
+        });
         format!(
             "{{\"time\":\"{at:.3}\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"{}\",\"status\":{},\
-             \"rollout\":\"{}\",\"side\":\"{}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}{held}{shielded}}}\n",
+             \"rollout\":\"{}\",\"side\":\"{}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}{held}{shielded}{tunnel}}}\n",
             self.client,
             self.method,
             self.path,

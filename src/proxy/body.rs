@@ -310,7 +310,8 @@ impl Body for RequestBody {
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     source: Source,
-    report: Report,
+    /// `None` if somebody else reports.
+    report: Option<Report>,
     hides_length: bool,
 }
 
@@ -325,13 +326,19 @@ enum Source {
 impl ResponseBody {
     /// Our own answer. `report` ends as it stands.
     pub(super) fn own(body: Bytes, report: Report) -> Self {
-        Self { source: Source::Own((!body.is_empty()).then_some(body)), report, hides_length: false }
+        let source = Source::Own((!body.is_empty()).then_some(body));
+        Self { source, report: Some(report), hides_length: false }
+    }
+
+    /// None: what follows the head is no body.
+    pub(super) fn none() -> Self {
+        Self { source: Source::Own(None), report: None, hides_length: false }
     }
 
     /// A backend's answer, which counts as `class` if all of it gets through.
     pub(super) fn relayed(incoming: Incoming, link: Link, class: Class, report: Report) -> Self {
         let source = Source::Relayed { incoming, link: Some(link), class };
-        let mut body = Self { source, report, hides_length: false };
+        let mut body = Self { source, report: Some(report), hides_length: false };
         if body.is_end_stream() {
             body.complete();
         }
@@ -344,9 +351,9 @@ impl ResponseBody {
     }
 
     fn complete(&mut self) {
-        if let Source::Relayed { link, class, .. } = &mut self.source {
+        if let (Source::Relayed { link, class, .. }, Some(report)) = (&mut self.source, &self.report) {
             let now = Instant::now();
-            self.report.complete(*class, now);
+            report.complete(*class, now);
             if let Some(link) = link.take() {
                 link.release(now);
             }
@@ -354,15 +361,16 @@ impl ResponseBody {
     }
 
     fn break_off(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let mut is_clients_fault = self.report.client.watch.has_expired(Wait::Upload);
+        let Some(report) = &self.report else { return Poll::Ready(None) };
+        let mut is_clients_fault = report.client.watch.has_expired(Wait::Upload);
         if let Source::Relayed { link, .. } = &mut self.source {
             let upload = link.take().map(|link| link.upload_progress());
             is_clients_fault |= upload.is_some_and(|upload| !matches!(upload, Progress::Running | Progress::Done));
         }
         if is_clients_fault {
-            self.report.will_end_as(Class::ClientError);
+            report.will_end_as(Class::ClientError);
         } else {
-            self.report.failed(Failure::Truncated);
+            report.failed(Failure::Truncated);
         }
         Poll::Ready(Some(Err(Broken)))
     }
@@ -378,7 +386,8 @@ impl Body for ResponseBody {
             Source::Own(body) => return Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Relayed { incoming, link, .. } => (incoming, link.as_mut()),
         };
-        let watch = &this.report.client.watch;
+        let Some(report) = &this.report else { return Poll::Ready(None) };
+        let watch = &report.client.watch;
         if watch.has_expired(Wait::Stream) || watch.has_expired(Wait::Upload) {
             return this.break_off();
         }
@@ -399,7 +408,7 @@ impl Body for ResponseBody {
                 watch.stop_waiting_for(Wait::Stream);
                 watch.passed_on(frame.data_ref().map_or(0, Bytes::len));
                 if let Some(trailers) = frame.trailers_ref() {
-                    this.report.look_at_trailers(trailers);
+                    report.look_at_trailers(trailers);
                 }
                 // Nothing follows trailers, and hyper does not ask whether anything does.
                 if frame.is_trailers() || incoming.is_end_stream() {

@@ -11,6 +11,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::upstream::mind_silence;
+
 /// A connection that a client has opened.
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -51,6 +53,14 @@ impl Socket {
     pub(super) fn is_read_closed(&self, cx: &mut Context<'_>) -> bool {
         let ready = on!(self, stream => pin!(stream.ready(Interest::READABLE)).poll(cx));
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
+    /// Has the system find out whether the client is still there while nothing comes from it.
+    pub(super) fn mind_silence(&self) {
+        match self {
+            Self::Tcp(stream) => mind_silence(stream),
+            Self::Unix(_) => {}
+        }
     }
 
     /// Makes the end of the connection one that nobody takes for the end of an answer.

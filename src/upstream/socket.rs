@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::mind_silence;
 use crate::config::Address;
 
 /// A connected stream of bytes.
@@ -31,6 +32,14 @@ impl Socket {
                 Ok(Self::Tcp(stream))
             }
             Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+        }
+    }
+
+    /// Has the system find out whether the backend is still there while nothing comes from it.
+    pub(super) fn mind_silence(&self) {
+        match self {
+            Self::Tcp(stream) => mind_silence(stream),
+            Self::Unix(_) => {}
         }
     }
 }
