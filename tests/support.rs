@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod dns;
 pub mod fault;
 pub mod foreign;
 pub mod plane;
@@ -10,6 +11,7 @@ pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod relay;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

@@ -12,22 +12,25 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout};
 
-use super::exchange::{Lease, Report};
+use super::body::RequestBody;
+use super::exchange::Report;
 use super::frames::{Frames, GOING_AWAY, going_away_masked};
 use super::watch::Wait;
 use crate::metrics::{Class, Failure};
-use crate::upstream::Passage;
+use crate::upstream::{Lease, Passage};
 
 /// Reads in one direction before others have their turn.
 const ROUNDS: usize = 16;
-/// How long the last words may take, and the end of the frame that they have to wait for.
+/// How long the last words may take, and the end of the frame that they have to wait for, and the other side to hear them.
+const LINGER: Duration = Duration::from_secs(2);
+/// The same if the process is about to end.
 const FAREWELL: Duration = Duration::from_millis(400);
 
 /// A tunnel that is agreed upon: what is on the backend's side of it. It is in flight while this lives.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     backend: Passage,
-    lease: Lease,
+    lease: Lease<RequestBody>,
     report: Report,
     /// What a client sends that has a stream.
     pub(super) stream: Option<h2::RecvStream>,
@@ -35,7 +38,12 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// To a backend that has just agreed.
-    pub(super) fn new(backend: Passage, lease: Lease, report: Report, stream: Option<h2::RecvStream>) -> Self {
+    pub(super) fn new(
+        backend: Passage,
+        lease: Lease<RequestBody>,
+        report: Report,
+        stream: Option<h2::RecvStream>,
+    ) -> Self {
         report.switches(Instant::now());
         backend.mind_silence();
         Self { backend, lease, report, stream }
@@ -49,7 +57,7 @@ impl Tunnel {
         let patience = Patience {
             write_stall: watch.timeouts.write_stall,
             idle: watch.timeouts.tunnel_idle,
-            half_open: lease.endpoint().timeouts.stream_idle,
+            half_open: lease.pool().endpoint().timeouts.stream_idle,
         };
         let mut ends = Ends { client, backend, up: Flow::default(), down: Flow::default(), first: None };
         let mut moved_at = Instant::now();
@@ -74,16 +82,19 @@ impl Tunnel {
         })
         .await;
         watch.stop_waiting();
-        let verdict = ends.verdict(ending);
-        let (received, sent) = (ends.up.passed, ends.down.passed);
-        let _whoever_takes_longer_is_left = timeout(FAREWELL, ends.finish(&report, ending)).await;
-        report.carried(received, sent);
-        match verdict {
+        report.carried(ends.up.passed, ends.down.passed);
+        match ends.verdict(ending) {
             Verdict::InOrder => report.complete(Class::Success, Instant::now()),
             Verdict::ClientGone => {}
-            Verdict::BackendGone => report.failed(Failure::Truncated),
+            Verdict::BackendGone => {
+                lease.pool().blame(Failure::Truncated);
+                report.failed(Failure::Truncated);
+                report.tell_of_failure(); // the last words may take a while
+            }
             Verdict::Ended => report.will_end_as(Class::Success),
         }
+        let patience = if watch.poll_last_call().is_ready() { FAREWELL } else { LINGER };
+        let _whoever_takes_longer_is_left = timeout(patience, ends.finish(&report, ending)).await;
     }
 }
 

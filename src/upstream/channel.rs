@@ -122,7 +122,7 @@ where
         match (self, body) {
             (Self::Http1(mut connection), _) => {
                 let (socket, unread) = std::future::poll_fn(|cx| connection.poll_switched(cx)).await?;
-                Some(Passage::over_connection(socket, unread))
+                Some(Passage::over_connection(socket, unread, connection.take_slot()))
             }
             (Self::Http2(stream), Incoming::Http2(received)) => stream.into_passage(received),
             (Self::Http2(_), Incoming::Http1(_)) => None,
@@ -145,6 +145,14 @@ where
                 Some(connection.idle_since())
             }
             Self::Http1(_) | Self::Http2(_) => None,
+        }
+    }
+
+    /// Since when a connection over which an earlier request went had been unused, before another one goes over it.
+    pub fn unused_since(&self) -> Option<Instant> {
+        match self {
+            Self::Http1(connection) => connection.is_reused().then(|| connection.idle_since()),
+            Self::Http2(_) => None,
         }
     }
 

@@ -24,6 +24,7 @@ use tokio::time::Instant;
 
 use super::incoming::BrokenOff;
 use super::{Answered, Fault, SendError, Socket};
+use crate::capacity::Slot;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
@@ -43,6 +44,8 @@ pub struct Connection<B: Body + 'static> {
     switched: Option<Rest>,
     reused: bool,
     idle_since: Instant,
+    /// Given back when the connection is closed, and not before: it comes after what holds the socket.
+    slot: Option<Slot>,
 }
 
 /// A connection that hyper is done with: its socket, and what was read from it and not looked at.
@@ -58,11 +61,11 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// Prepares a connected socket for requests. `max_header_size` bounds a response head, in bytes; its fields are at
-    /// most 100, hyper's default.
+    /// most 100, hyper's default. `slot` is taken up until it is closed.
     ///
     /// # Errors
     /// hyper's, if the connection cannot be set up.
-    pub(super) async fn open(socket: Socket, max_header_size: usize) -> Result<Self, hyper::Error> {
+    pub(super) async fn open(socket: Socket, max_header_size: usize, slot: Slot) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
         let io = TokioIo::new(Io { socket, seen: Rc::clone(&seen) });
         let (sender, driver) =
@@ -80,6 +83,7 @@ where
             switched: None,
             reused: false,
             idle_since,
+            slot: Some(slot),
         })
     }
 
@@ -145,9 +149,14 @@ where
     /// answers while it reads wait for each other. Such a connection is not used again.
     pub(super) fn detach(&mut self) {
         if let Some(driver) = self.driver.take() {
-            let task = spawn_local(Detached { driver, seen: Rc::clone(&self.seen) });
+            let task = spawn_local(Detached { driver, seen: Rc::clone(&self.seen), _slot: self.slot.take() });
             self.task = Some(AbortOnDrop(task));
         }
+    }
+
+    /// What the connection takes up, for whatever becomes of it.
+    pub(super) fn take_slot(&mut self) -> Option<Slot> {
+        self.slot.take()
     }
 
     /// What is left of it after an answer that switches protocols; `None` if it broke instead.
@@ -206,6 +215,7 @@ where
 struct Detached<B: Body + 'static> {
     driver: http1::Connection<TokioIo<Io>, B>,
     seen: Rc<Seen>,
+    _slot: Option<Slot>,
 }
 
 impl<B> Future for Detached<B>
@@ -387,8 +397,8 @@ impl AsyncWrite for Io {
         self.socket.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // a TCP socket has no buffer of its own to flush
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_task(AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::incoming::{BrokenOff, Incoming, Received};
 use super::passage::Passage;
 use super::{Answered, Duplex, Fault, SendError, Socket};
+use crate::capacity::Slot;
 
 /// Streams that we open on one connection, if the backend does not want fewer.
 const MAX_STREAMS: usize = 100;
@@ -59,11 +60,16 @@ struct State {
 
 impl Connection {
     /// Makes a connected socket one for requests, once the backend has said how many it takes. `max_header_size` bounds a
-    /// response head, in bytes.
+    /// response head, in bytes; `slot` is taken up until it is closed.
     ///
     /// # Errors
     /// h2's, if the other side does not begin as RFC 9113 §3.4 says.
-    pub(super) async fn open(socket: Socket, scheme: Scheme, max_header_size: usize) -> Result<Self, h2::Error> {
+    pub(super) async fn open(
+        socket: Socket,
+        scheme: Scheme,
+        max_header_size: usize,
+        slot: Slot,
+    ) -> Result<Self, h2::Error> {
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -81,7 +87,7 @@ impl Connection {
         .await?;
         let (streams, ended, idle_since) = (Cell::new(0), Cell::new(false), Cell::new(Instant::now()));
         let state = Rc::new(State { streams, ended, idle_since });
-        spawn_local(unconstrained(drive(connection, Rc::clone(&state))));
+        spawn_local(unconstrained(drive(connection, Rc::clone(&state), slot)));
         Ok(Self { sender, scheme, state })
     }
 
@@ -90,14 +96,15 @@ impl Connection {
         self.sender.current_max_send_streams().min(MAX_STREAMS)
     }
 
-    /// A stream for one request, unless there are as many as there may be.
+    /// A stream for one request, unless there are as many as there may be, or will be no more.
     pub(super) fn claim<B>(&self) -> Option<Box<Stream<B>>> {
         if self.state.streams.get() >= self.max_streams() {
             return None;
         }
+        let sender = self.open_sender()?;
         self.state.streams.set(self.state.streams.get() + 1);
         Some(Box::new(Stream {
-            sender: self.sender.clone(),
+            sender,
             scheme: self.scheme.clone(),
             claim: Claim(Rc::clone(&self.state)),
             reply: None,
@@ -110,8 +117,13 @@ impl Connection {
 
     /// Whether it takes more requests: it lives, and the backend has not said that it is going away.
     pub(super) fn is_open(&self) -> bool {
-        let ready = self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
-        !self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))
+        self.open_sender().is_some()
+    }
+
+    fn open_sender(&self) -> Option<SendRequest<Bytes>> {
+        let mut sender = self.sender.clone();
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        (!self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
     }
 
     /// Since when nobody has used it; `None` while somebody does.
@@ -121,7 +133,7 @@ impl Connection {
 }
 
 /// Reads and writes for all streams until the connection ends: by itself, once nobody can use it any more.
-async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<State>) {
+async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<State>, slot: Slot) {
     let pings = connection.ping_pong().expect("nobody has asked for it before");
     let mut silence = pin!(silence(pings, &state));
     poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
@@ -130,6 +142,8 @@ async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<
     })
     .await;
     state.ended.set(true);
+    drop(connection); // first: whoever gets the slot may open another one at once
+    drop(slot);
 }
 
 /// Ends when the other side is not there any more: it owes an answer, and does not even answer a ping (RFC 9113 §6.7).
@@ -149,7 +163,9 @@ pub(super) struct Claim(Rc<State>);
 impl Drop for Claim {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        if self.0.streams.get() == 0 {
+            self.0.idle_since.set(Instant::now());
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::http2::Claim;
 use super::{Duplex, Socket};
+use crate::capacity::Slot;
 
 /// Bytes to a backend and back, in order and without a meaning to us.
 #[derive(Debug)]
@@ -20,16 +21,16 @@ pub struct Passage {
 
 #[derive(Debug)]
 enum Way {
-    /// A connection of its own.
-    Socket(Socket),
+    /// A connection of its own, and what it takes up.
+    Socket(Socket, #[expect(dead_code, reason = "it is taken up while it lives")] Option<Slot>),
     /// A stream among others, and its place among them.
     Stream(Duplex, #[expect(dead_code, reason = "it counts while it lives")] Claim),
 }
 
 impl Passage {
-    /// Over a connection of which `unread` was read already.
-    pub(super) fn over_connection(socket: Socket, unread: Bytes) -> Self {
-        Self { way: Way::Socket(socket), unread }
+    /// Over a connection of which `unread` was read already; `slot` is taken up until it is closed.
+    pub(super) fn over_connection(socket: Socket, unread: Bytes, slot: Option<Slot>) -> Self {
+        Self { way: Way::Socket(socket, slot), unread }
     }
 
     /// Over a stream, which takes up its place for as long.
@@ -40,7 +41,7 @@ impl Passage {
     /// Has the system find out whether the backend is still there when nothing comes from it. A connection with streams does
     /// that for all of them.
     pub fn mind_silence(&self) {
-        if let Way::Socket(socket) = &self.way {
+        if let Way::Socket(socket, _) = &self.way {
             socket.mind_silence();
         }
     }
@@ -55,7 +56,7 @@ impl AsyncRead for Passage {
             return Poll::Ready(Ok(()));
         }
         match &mut this.way {
-            Way::Socket(socket) => Pin::new(socket).poll_read(cx, buf),
+            Way::Socket(socket, _) => Pin::new(socket).poll_read(cx, buf),
             Way::Stream(stream, _) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -64,21 +65,21 @@ impl AsyncRead for Passage {
 impl AsyncWrite for Passage {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().way {
-            Way::Socket(socket) => Pin::new(socket).poll_write(cx, buf),
+            Way::Socket(socket, _) => Pin::new(socket).poll_write(cx, buf),
             Way::Stream(stream, _) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().way {
-            Way::Socket(socket) => Pin::new(socket).poll_flush(cx),
+            Way::Socket(socket, _) => Pin::new(socket).poll_flush(cx),
             Way::Stream(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().way {
-            Way::Socket(socket) => Pin::new(socket).poll_shutdown(cx),
+            Way::Socket(socket, _) => Pin::new(socket).poll_shutdown(cx),
             Way::Stream(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }

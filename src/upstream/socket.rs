@@ -2,13 +2,17 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::mind_silence;
-use crate::config::Address;
+use crate::snapshot::At;
+use crate::tls;
 
 /// A connected stream of bytes.
 #[derive(Debug)]
@@ -17,21 +21,23 @@ pub enum Socket {
     Tcp(TcpStream),
     /// To a socket of this machine.
     Unix(UnixStream),
+    /// Over one of the others, in secret.
+    Tls(Box<TlsStream<Self>>),
 }
 
 impl Socket {
-    /// Connects to `address`. How long that may take is the caller's to say.
+    /// Connects to `at`. How long that may take is the caller's to say.
     ///
     /// # Errors
     /// The system's.
-    pub async fn connect(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+    pub async fn connect(at: &At) -> io::Result<Self> {
+        match at {
+            At::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
                 Ok(Self::Tcp(stream))
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            At::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
         }
     }
 
@@ -40,7 +46,20 @@ impl Socket {
         match self {
             Self::Tcp(stream) => mind_silence(stream),
             Self::Unix(_) => {}
+            Self::Tls(stream) => stream.get_ref().0.mind_silence(),
         }
+    }
+
+    /// The same in secret, with whoever `tls` says it has to be. What is spoken inside is `only` that, if given, and else what
+    /// `tls` offers. How long that may take is the caller's to say.
+    ///
+    /// # Errors
+    /// The system's, or that of rustls inside.
+    pub async fn secured(self, tls: &tls::Client, only: Option<&[u8]>) -> io::Result<Self> {
+        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let protocols = only.map_or_else(|| tls.config.alpn_protocols.clone(), |only| vec![only.to_owned()]);
+        let secured = connector.with_alpn(protocols).connect(tls.name(), self).await?;
+        Ok(Self::Tls(Box::new(secured)))
     }
 }
 
@@ -49,6 +68,7 @@ impl AsyncRead for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -58,6 +78,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -69,6 +90,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -76,6 +98,7 @@ impl AsyncWrite for Socket {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -83,6 +106,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -90,6 +114,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
