@@ -56,12 +56,19 @@ impl Slots {
         let mut ledger = self.ledger();
         ledger.max_connections = limits.max_connections;
         ledger.max_pending = limits.max_pending;
-        let mut unclaimed = Vec::new(); // dropped after the lock, which their drop takes
+        let unclaimed = self.give_what_is_free(&mut ledger);
+        drop(ledger);
+        drop(unclaimed); // not before: this takes the lock
+    }
+
+    /// Gives what is free to those who wait. What nobody wants any more comes back.
+    fn give_what_is_free(self: &Arc<Self>, ledger: &mut Ledger) -> Vec<Slot> {
+        let mut unclaimed = Vec::new();
         while ledger.open < ledger.max_connections && !ledger.line.is_empty() {
             ledger.open += 1;
-            unclaimed.extend(self.give(&mut ledger, self.slot()));
+            unclaimed.extend(self.give(ledger, self.slot()));
         }
-        drop(ledger);
+        unclaimed
     }
 
     /// A free one; none if as many are open as may be, or if others have waited for it.
@@ -75,24 +82,28 @@ impl Slots {
         })
     }
 
-    /// A place in the line for the next one that becomes free.
+    /// A place in the line for the next one that becomes free, or that has become free since it was last looked.
     ///
     /// # Errors
     /// When as many wait as may.
     pub fn line_up(self: &Arc<Self>) -> Result<Place, Full> {
         let (turn, granted) = oneshot::channel();
-        let ticket = {
-            let mut ledger = self.ledger();
-            if ledger.line.len() >= ledger.max_pending {
-                return Err(Full);
-            }
-            let ticket = ledger.next_ticket;
-            ledger.next_ticket += 1;
-            ledger.line.insert(ticket, Waiting { since: Instant::now(), turn });
-            self.note_waiting(&ledger);
-            ticket
-        };
-        self.wanted.send_replace(());
+        let mut ledger = self.ledger();
+        let is_free = ledger.open < ledger.max_connections;
+        if ledger.line.len() >= ledger.max_pending && !is_free {
+            return Err(Full);
+        }
+        let ticket = ledger.next_ticket;
+        ledger.next_ticket += 1;
+        ledger.line.insert(ticket, Waiting { since: Instant::now(), turn });
+        self.note_waiting(&ledger);
+        let unclaimed = self.give_what_is_free(&mut ledger);
+        let must_wait = ledger.line.contains_key(&ticket);
+        drop(ledger);
+        drop(unclaimed); // not before: this takes the lock
+        if must_wait {
+            self.wanted.send_replace(());
+        }
         Ok(Place { slots: Arc::clone(self), ticket, granted })
     }
 
@@ -269,6 +280,15 @@ mod tests {
         assert_eq!((slots.open(), slots.waiting()), (1, 0));
         drop(slot);
         assert_eq!(slots.open(), 0);
+    }
+
+    #[test]
+    fn what_became_free_a_moment_ago_is_not_waited_for() {
+        let slots = slots(1, 0);
+        let mut place = slots.line_up().unwrap();
+        let slot = given(&mut place);
+        assert_eq!((slot.is_some(), slots.open(), slots.waiting()), (true, 1, 0));
+        assert_eq!(slots.line_up().map(drop), Err(Full));
     }
 
     #[test]

@@ -53,6 +53,7 @@ use crate::policy::rollout::{self, Action, Plan, State, Strategy};
 use crate::policy::route::Match;
 use crate::policy::schedule::Schedule;
 use crate::policy::{ejection, health};
+use crate::proxy_header::Version;
 
 /// The largest config that is read.
 const LARGEST: u64 = 1 << 20;
@@ -410,8 +411,10 @@ pub struct Backend {
     pub limits: BackendLimits,
     /// How often a request is sent once more.
     pub retries: Retries,
-    /// What is spoken to it.
+    /// What is spoken to it; HTTP/1.1 if its connections begin with a PROXY header.
     pub protocol: Protocol,
+    /// With which PROXY header its connections begin.
+    pub proxy_protocol: Option<Version>,
 }
 
 /// What is spoken to a backend.

@@ -26,6 +26,7 @@ use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
 use crate::policy::standing::{self, Standing};
+use crate::proxy_header::Version;
 use crate::tls;
 
 /// Everything in force for a request.
@@ -309,6 +310,8 @@ pub struct Endpoint {
     pub at: At,
     /// What is spoken to it.
     pub protocol: config::Protocol,
+    /// With which PROXY header connections to it begin; each is then one client's.
+    pub proxy_protocol: Option<Version>,
     /// TLS with it; without it we speak in clear text.
     pub tls: Option<Arc<tls::Client>>,
     /// How long it may take.
@@ -584,6 +587,7 @@ fn backend(
         address: address.clone(),
         at,
         protocol: written.protocol,
+        proxy_protocol: written.proxy_protocol,
         tls: config.keyring.client(name, address).cloned(),
         timeouts: written.timeouts.clone(),
         max_header_size: config.limits.max_header_size,

@@ -35,6 +35,7 @@ mod shield;
 mod support;
 mod tls;
 mod upstream_faults;
+mod upstream_http2;
 mod verdicts;
 mod webhooks;
 mod websocket;

@@ -6,6 +6,7 @@ pub mod client;
 pub mod dns;
 pub mod fault;
 pub mod foreign;
+pub mod frames;
 pub mod plane;
 pub mod process;
 pub mod prometheus;

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use sha1::{Digest as _, Sha1};
 use tidegate::app::Signal;
 use tidegate::metrics::{Class, Seat, Why};
 use tidegate::policy::decision::{Reason, Side};
@@ -31,12 +34,17 @@ fn asking(lines: &str) -> String {
 }
 
 /// A backend's agreement, with more header lines.
-fn agreeing(lines: &str) -> Vec<u8> {
+fn agreeing(lines: &str) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
          sec-websocket-accept: {ACCEPT}\r\n{lines}\r\n"
     )
-    .into_bytes()
+}
+
+/// The answer to a key.
+fn accept(key: &str) -> String {
+    let hashed = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    BASE64_STANDARD.encode(Sha1::digest(hashed))
 }
 
 /// A backend that agrees, and then does `script`.
@@ -47,7 +55,8 @@ fn agreeable(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Backen
                 connection.write(&ok(&[], b"plain"));
                 continue;
             }
-            connection.write(&agreeing(""));
+            let accept = accept(request.header("sec-websocket-key").unwrap());
+            connection.write(agreeing("").replace(ACCEPT, &accept).as_bytes());
             return script(connection);
         }
     })
@@ -89,7 +98,8 @@ const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
 fn both_sides_see_a_handshake_and_then_each_others_bytes() {
     let backend = Backend::scripted(|connection| {
         connection.read_request();
-        connection.write(&agreeing("sec-websocket-protocol: chat\r\nx-own: 1\r\ncontent-length: 0\r\n"));
+        let lines = "sec-websocket-protocol: chat\r\nx-own: 1\r\ncontent-length: 0\r\n";
+        connection.write(agreeing(lines).as_bytes());
         assert_eq!(connection.bytes(5), b"hello");
         connection.write(b"world");
         connection.is_closed_by_peer();
@@ -137,7 +147,7 @@ fn no_byte_of_the_client_leaves_before_the_backend_agrees() {
         connection.stream.set_nonblocking(true).unwrap();
         assert!(connection.read_more().is_none(), "something came early");
         connection.stream.set_nonblocking(false).unwrap();
-        connection.write(&[agreeing(""), b"first".to_vec()].concat());
+        connection.write(format!("{}first", agreeing("")).as_bytes());
         assert_eq!(connection.bytes(5), b"early");
         connection.write(b"done");
     });
@@ -249,7 +259,9 @@ fn much_goes_both_ways_at_once_and_comes_out_as_it_went_in() {
 fn who_is_not_read_from_cannot_send() {
     let (_keep, until) = channel::<()>();
     let until = Mutex::new(until);
-    let backend = agreeable(move |_| drop(until.lock().unwrap().recv()));
+    let backend = agreeable(move |_| {
+        let _until_the_story_ends = until.lock().unwrap().recv();
+    });
     let tidegate = Tidegate::before(&backend);
     let mut client = tunnelled(tidegate.client());
     client.stream.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
@@ -595,7 +607,9 @@ fn at_the_deadline_of_a_drain_a_stream_is_told_too() {
 fn run_cases(address: SocketAddr, cases: &[&str]) {
     let reports = tempfile::tempdir().unwrap();
     let mut suite = foreign::packaged("kosoku");
-    cases.iter().for_each(|case| drop(suite.args(["-i", case])));
+    for case in cases {
+        suite.args(["-i", case]);
+    }
     suite.arg("-o").arg(reports.path()).arg(address.to_string());
     let said = foreign::done(suite, LIMIT);
     assert!(said.contains("cases passed"), "{said}");

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::backend::{Backend, BackendLimits, BackendTimeouts, Balance, Ejection, Health, Protocol, Retries};
+pub(super) use self::backend::{
+    Backend, BackendLimits, BackendTimeouts, Balance, Ejection, Health, Protocol, ProxyVersion, Retries,
+};
 pub(super) use self::guard::{Action, Failures, Guard, Latency, Query, Statuses};
 pub(super) use self::scalar::{
     Amount, Count, Duration, HeaderValue, Key, OneOrMany, Percent, Rate, Scalar, Size, SlowerThan, StepHold, Workers,

@@ -15,8 +15,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::config::Health;
+use crate::config::{Health, Scheme};
 use crate::proxy::worker::{Errand, Errands, Warming};
+use crate::proxy_header::Stated;
 use crate::snapshot::{Backend, Endpoint};
 use crate::tls;
 use crate::upstream::{ConnectError, Socket, reach};
@@ -75,7 +76,7 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 pub(super) async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
-        let reached = timeout(connect, reach(endpoint, Some(spoken_to(endpoint)))).await;
+        let reached = timeout(connect, reach(endpoint, Stated::Local, Some(spoken_to(endpoint)))).await;
         let reached = reached.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
         return reached.map(drop).map_err(|error| unreached(&error));
     };
@@ -108,7 +109,7 @@ fn spoken_to(endpoint: &Endpoint) -> &'static [u8] {
 
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let stream = reach(endpoint, Some(spoken_to(endpoint))).await.map_err(|error| unreached(&error))?;
+    let stream = reach(endpoint, Stated::Local, Some(spoken_to(endpoint))).await.map_err(|error| unreached(&error))?;
     if endpoint.protocol.is_certainly_http2() {
         return get_over_http2(endpoint, stream, path).await;
     }
@@ -130,7 +131,8 @@ async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
 async fn get_over_http2(endpoint: &Endpoint, stream: Socket, path: &str) -> Result<StatusCode, String> {
     let no_http = |error: h2::Error| format!("does not answer GET {path}: {error}");
     let (sender, connection) = h2::client::handshake(stream).await.map_err(no_http)?;
-    let request = Request::get(format!("http://{}{path}", endpoint.address.authority()))
+    let scheme = if endpoint.address.scheme == Scheme::Https { "https" } else { "http" };
+    let request = Request::get(format!("{scheme}://{}{path}", endpoint.address.authority()))
         .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
         .body(())
         .map_err(|error| format!("cannot be asked for {path}: {error}"))?;

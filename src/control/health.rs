@@ -215,15 +215,15 @@ impl Infirmary {
         let (was_fit, before) = (patient.health.is_fit(), patient.health);
         patient.health = before.after(found.is_ok(), check.config.thresholds);
         let is_fit = patient.health.is_fit();
-        if let Err(said) = &found {
-            let rows = if before == Health::Unknown { 1 } else { check.config.thresholds.unhealthy_after };
-            let checks = if rows == 1 { "a check".to_owned() } else { format!("{rows} checks in a row") };
-            patient.unwell = (!is_fit).then(|| match was_fit {
-                true => format!("{checks} failed: it {said}"),
-                false => format!("checks fail: it {said}"),
-            });
-        } else if is_fit {
-            patient.unwell = None;
+        match &found {
+            // Why it went out stays said; what the last check found stands beside it.
+            Err(said) if was_fit && !is_fit => {
+                let rows = if before == Health::Unknown { 1 } else { check.config.thresholds.unhealthy_after };
+                let checks = if rows == 1 { "a check".to_owned() } else { format!("{rows} checks in a row") };
+                patient.unwell = Some(format!("{checks} failed: it {said}"));
+            }
+            Ok(()) if is_fit => patient.unwell = None,
+            Ok(()) | Err(_) => {}
         }
         let checked = found.map_or_else(|said| said, |()| "is well".to_owned());
         let has_changed = patient.endpoint.state.set(Against::Checks, !is_fit);

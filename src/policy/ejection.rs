@@ -39,6 +39,8 @@ pub fn counts(failure: Failure) -> bool {
         failure,
         Failure::Connect
             | Failure::ConnectTimeout
+            | Failure::Tls
+            | Failure::Certificate
             | Failure::ResponseTimeout
             | Failure::Reset
             | Failure::Malformed

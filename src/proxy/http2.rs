@@ -364,10 +364,6 @@ enum Step {
 
 impl Step {
     fn of(sent: Result<(), h2::Error>, is_last: bool) -> Self {
-        match sent {
-            Ok(()) if is_last => Self::Last,
-            Ok(()) => Self::Next,
-            Err(_) => Self::Broken,
-        }
+        sent.map_or(Self::Broken, |()| if is_last { Self::Last } else { Self::Next })
     }
 }

@@ -80,11 +80,12 @@ pub(super) async fn send(
 ) -> Tried {
     let group = attempt.view.group(attempt.backend);
     group.request_comes();
+    let client = report.client.origin.peer.stated();
     let (mut refusals, mut stale) = (0, 0);
     loop {
         let obtained = match attempt.wish {
-            Some(_) => Box::pin(group.obtain_passage(attempt.begun)).await,
-            None => group.obtain(attempt.begun, stale > 0).await,
+            Some(_) => Box::pin(group.obtain_passage(client, attempt.begun)).await,
+            None => group.obtain(client, attempt.begun, stale > 0).await,
         };
         let Obtained { channel, pool, at } = match obtained {
             Ok(obtained) => obtained,

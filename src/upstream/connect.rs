@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use super::{Socket, http1, http2};
 use crate::capacity::Slot;
 use crate::config::Scheme;
+use crate::proxy_header::Stated;
 use crate::snapshot::Endpoint;
 use crate::tls;
 
@@ -66,13 +67,14 @@ fn is_own_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Connects to `endpoint` within its connect timeout; `slot` is taken up until the connection is closed. Inside of
-/// TLS, `only` this is spoken, if given.
+/// Connects to `endpoint` for `client` within its connect timeout; `slot` is taken up until the connection is closed. Inside
+/// of TLS, `only` this is spoken, if given.
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
 pub(super) async fn connect<B>(
     endpoint: &Endpoint,
+    client: Stated,
     slot: Slot,
     only: Option<&[u8]>,
 ) -> Result<Connected<B>, ConnectError>
@@ -81,16 +83,21 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    timeout(endpoint.timeouts.connect, set_up(endpoint, slot, only)).await.map_err(|_| ConnectError::Timeout)?
+    timeout(endpoint.timeouts.connect, set_up(endpoint, client, slot, only)).await.map_err(|_| ConnectError::Timeout)?
 }
 
-async fn set_up<B>(endpoint: &Endpoint, slot: Slot, only: Option<&[u8]>) -> Result<Connected<B>, ConnectError>
+async fn set_up<B>(
+    endpoint: &Endpoint,
+    client: Stated,
+    slot: Slot,
+    only: Option<&[u8]>,
+) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let socket = reach(endpoint, only).await?;
+    let socket = reach(endpoint, client, only).await?;
     let (scheme, is_http2) = match &socket {
         Socket::Tls(stream) => (uri::Scheme::HTTPS, stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2)),
         Socket::Tcp(_) | Socket::Unix(_) => (uri::Scheme::HTTP, endpoint.protocol.is_certainly_http2()),
@@ -99,16 +106,16 @@ where
         let connection = http2::Connection::open(socket, scheme, endpoint.max_header_size, slot).await?;
         return Ok(Connected::Http2(connection));
     }
-    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, endpoint.max_header_size, slot).await?)))
+    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, client, endpoint.max_header_size, slot).await?)))
 }
 
-/// A socket on which HTTP can be spoken with `endpoint`: in secret if its URL says so, and never in clear text instead. What
+/// A socket on which HTTP can be spoken with `endpoint` for `client`: in secret if its URL says so, and never in clear text instead. What
 /// is spoken inside is agreed on there, unless it has to be `only` that. How long all of it may take is the caller's to say.
 ///
 /// # Errors
 /// When the endpoint does not take the connection, or cannot be trusted.
-pub async fn reach(endpoint: &Endpoint, only: Option<&[u8]>) -> Result<Socket, ConnectError> {
-    let socket = Socket::connect(&endpoint.at).await?;
+pub async fn reach(endpoint: &Endpoint, client: Stated, only: Option<&[u8]>) -> Result<Socket, ConnectError> {
+    let socket = Socket::connect(endpoint, client).await?;
     match (endpoint.address.scheme, &endpoint.tls) {
         (Scheme::Http, _) => Ok(socket),
         (Scheme::Https, Some(tls)) => Ok(Box::pin(socket.secured(tls, only)).await.map_err(untrusted)?),

@@ -20,6 +20,7 @@ use crate::metrics::backend::BackendState;
 use crate::policy::balance::{self, Balance, Candidate, Weight};
 use crate::policy::budget::Budget;
 use crate::policy::outcome::Failure;
+use crate::proxy_header::Stated;
 use crate::snapshot::{Backend, Endpoint};
 
 /// The endpoints of one backend.
@@ -113,18 +114,18 @@ where
 
     // -- a connection for a request
 
-    /// A connection to the endpoint that is to have the next request: a kept one unless it is to be `new`, or one that is opened.
+    /// A connection for `client` to the endpoint that is to have the next request: a kept one unless it is to be `new`, or one that is opened.
     /// If that endpoint takes none, others are asked, as far as they may be. `now` is on the worker's clock.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn obtain(&self, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
+    pub async fn obtain(&self, client: Stated, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
         let chosen = self.choose(&[], now).ok_or(Failure::Unhealthy)?;
-        if !new && let Some(kept) = kept(&self.pools[chosen], now).await {
+        if !new && let Some(kept) = kept(&self.pools[chosen], client, now).await {
             return Ok(kept);
         }
         // In a box: what a future may hold at some time it takes up at all times.
-        Box::pin(self.open_one_of(chosen, now, new)).await
+        Box::pin(self.open_one_of(chosen, client, now, new)).await
     }
 
     /// What can become a tunnel: a new connection, or a stream if the backend takes tunnels over streams. Where HTTP/2 was agreed
@@ -132,14 +133,14 @@ where
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn obtain_passage(&self, now: Instant) -> Result<Obtained<B>, Failure> {
-        let Obtained { channel, pool, at } = self.obtain(now, true).await?;
+    pub async fn obtain_passage(&self, client: Stated, now: Instant) -> Result<Obtained<B>, Failure> {
+        let Obtained { channel, pool, at } = self.obtain(client, now, true).await?;
         if channel.may_become_passage() || pool.pool().endpoint().protocol.is_certainly_http2() {
             return Ok(Obtained { channel, pool, at });
         }
         drop(channel);
         let slot = self.state.slots.take().ok_or(Failure::BackendLimit)?;
-        let dialed = pool.pool().dial_http1(slot).await;
+        let dialed = pool.pool().dial_http1(client, slot).await;
         let channel = dialed.map_err(|error| failure_of(&error)).inspect_err(|failure| pool.pool().blame(*failure))?;
         Ok(Obtained { channel, pool, at: Instant::now() })
     }
@@ -147,12 +148,15 @@ where
     /// Opens up to `connections` to `pool` that nobody needs yet, as far as there may be more, one after the other, so that whoever
     /// is served meanwhile hardly notices. Of those that are shared one is enough. Tells how many there are.
     pub async fn warm(&self, pool: &Rc<Pool<B>>, connections: usize) -> usize {
-        if pool.is_shared() && poll_fn(|cx| Poll::Ready(pool.take(cx, Instant::now()))).await.is_some() {
+        if pool.endpoint().proxy_protocol.is_some() {
+            return 0; // nobody knows whom they would be for
+        }
+        if pool.is_shared() && poll_fn(|cx| Poll::Ready(pool.take(Stated::Local, cx, Instant::now()))).await.is_some() {
             return connections;
         }
         for opened in 0..connections {
             let Some(slot) = self.state.slots.take() else { return opened };
-            match pool.dial(slot).await {
+            match pool.dial(Stated::Local, slot).await {
                 Ok(Channel::Http2(_)) => return connections,
                 Ok(channel) => pool.put(channel, Instant::now()),
                 Err(_) => return opened,
@@ -195,10 +199,16 @@ where
     }
 
     /// Opens one to the endpoint at `at`, or to another one.
-    async fn open_one_of(&self, mut at: usize, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
+    async fn open_one_of(
+        &self,
+        mut at: usize,
+        client: Stated,
+        now: Instant,
+        new: bool,
+    ) -> Result<Obtained<B>, Failure> {
         let (mut tried, mut is_ours) = (Vec::new(), false);
         loop {
-            let failure = match self.open(&self.pools[at], now, new).await {
+            let failure = match self.open(&self.pools[at], client, now, new).await {
                 Ok(obtained) => return Ok(obtained),
                 Err(Failure::BackendLimit) => return Err(Failure::BackendLimit), // it is one for all of them
                 Err(failure) => failure,
@@ -211,13 +221,13 @@ where
                 // That one endpoint could not be tried for want of our own means is not the backend's fault.
                 None => return Err(if is_ours { Failure::OwnLimit } else { failure }),
             }
-            if !new && let Some(kept) = kept(&self.pools[at], now).await {
+            if !new && let Some(kept) = kept(&self.pools[at], client, now).await {
                 return Ok(kept);
             }
         }
     }
 
-    async fn open(&self, pool: &Rc<Pool<B>>, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
+    async fn open(&self, pool: &Rc<Pool<B>>, client: Stated, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
         let lease = Lease::of(pool);
         let joined = if pool.is_shared() { Some(pool.join().await?) } else { None };
         let _dialing = match joined {
@@ -229,20 +239,20 @@ where
         };
         let slot = match self.state.slots.take() {
             Some(slot) => slot,
-            None => match self.wait(now, new).await? {
+            None => match self.wait(client, now, new).await? {
                 Turn::Free(channel, pool) => {
                     return Ok(Obtained { channel, pool: Lease::of(&pool), at: Instant::now() });
                 }
                 Turn::Slot(slot) => slot,
             },
         };
-        let dialed = pool.dial(slot).await;
+        let dialed = pool.dial(client, slot).await;
         dialed.map(|channel| Obtained { channel, pool: lease, at: Instant::now() }).map_err(|error| failure_of(&error))
     }
 
     /// Waits until a connection is free, or may be opened. One that is kept to another endpoint is as good.
-    async fn wait(&self, now: Instant, new: bool) -> Result<Turn<B>, Failure> {
-        if !new && let Some(turn) = self.free(now).await {
+    async fn wait(&self, client: Stated, now: Instant, new: bool) -> Result<Turn<B>, Failure> {
+        if !new && let Some(turn) = self.free(client, now).await {
             return Ok(turn);
         }
         let mut place = self.state.slots.line_up().map_err(|Full| Failure::BackendLimit)?;
@@ -257,7 +267,7 @@ where
                         }
                     }
                     () = self.line.freed.notified() => {
-                        if let Some(turn) = self.free(Instant::now()).await {
+                        if let Some(turn) = self.free(client, Instant::now()).await {
                             return turn;
                         }
                     }
@@ -269,9 +279,9 @@ where
     }
 
     /// What is free at any endpoint.
-    async fn free(&self, now: Instant) -> Option<Turn<B>> {
+    async fn free(&self, client: Stated, now: Instant) -> Option<Turn<B>> {
         for pool in self.pools.iter().filter(|pool| pool.is_fit()) {
-            if let Some(channel) = poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await {
+            if let Some(channel) = poll_fn(|cx| Poll::Ready(pool.take(client, cx, now))).await {
                 return Some(Turn::Free(channel, Rc::clone(pool)));
             }
         }
@@ -279,12 +289,12 @@ where
     }
 }
 
-async fn kept<B>(pool: &Rc<Pool<B>>, now: Instant) -> Option<Obtained<B>>
+async fn kept<B>(pool: &Rc<Pool<B>>, client: Stated, now: Instant) -> Option<Obtained<B>>
 where
     B: Body<Data = Bytes> + Unpin + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let channel = poll_fn(|cx| Poll::Ready(pool.take(cx, now))).await?;
+    let channel = poll_fn(|cx| Poll::Ready(pool.take(client, cx, now))).await?;
     Some(Obtained { channel, pool: Lease::of(pool), at: now })
 }
 

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use super::incoming::BrokenOff;
 use super::{Answered, Fault, SendError, Socket};
 use crate::capacity::Slot;
+use crate::proxy_header::Stated;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
@@ -44,6 +45,8 @@ pub struct Connection<B: Body + 'static> {
     switched: Option<Rest>,
     reused: bool,
     idle_since: Instant,
+    /// For whom it was opened.
+    client: Stated,
     /// Given back when the connection is closed, and not before: it comes after what holds the socket.
     slot: Option<Slot>,
 }
@@ -60,12 +63,17 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Prepares a connected socket for requests. `max_header_size` bounds a response head, in bytes; its fields are at
+    /// Prepares a connected socket, opened for `client`, for requests. `max_header_size` bounds a response head, in bytes; its fields are at
     /// most 100, hyper's default. `slot` is taken up until it is closed.
     ///
     /// # Errors
     /// hyper's, if the connection cannot be set up.
-    pub(super) async fn open(socket: Socket, max_header_size: usize, slot: Slot) -> Result<Self, hyper::Error> {
+    pub(super) async fn open(
+        socket: Socket,
+        client: Stated,
+        max_header_size: usize,
+        slot: Slot,
+    ) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
         let io = TokioIo::new(Io { socket, seen: Rc::clone(&seen) });
         let (sender, driver) =
@@ -83,8 +91,14 @@ where
             switched: None,
             reused: false,
             idle_since,
+            client,
             slot: Some(slot),
         })
+    }
+
+    /// For whom it was opened.
+    pub(super) fn client(&self) -> Stated {
+        self.client
     }
 
     /// Whether an earlier request went over this connection: if it closes now, that may be the backend's idle timeout.

@@ -25,11 +25,11 @@ use super::{Answered, Duplex, Fault, SendError, Socket};
 use crate::capacity::Slot;
 
 /// Streams that we open on one connection, if the backend does not want fewer.
-const MAX_STREAMS: usize = 100;
+const MAX_STREAMS: u32 = 100;
 /// Bytes that a backend may send ahead on a stream that nobody reads.
 const STREAM_WINDOW: u32 = 32 << 10;
 /// The same for a connection: as much as all streams together, so that one that nobody reads holds up no other.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 /// Bytes of a request body that wait to be written, for each stream.
 const SEND_BUFFER: usize = 64 << 10;
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
@@ -93,7 +93,7 @@ impl Connection {
 
     /// How many streams it may have at once.
     pub(super) fn max_streams(&self) -> usize {
-        self.sender.current_max_send_streams().min(MAX_STREAMS)
+        self.sender.current_max_send_streams().min(MAX_STREAMS as usize)
     }
 
     /// A stream for one request, unless there are as many as there may be, or will be no more.
@@ -228,7 +228,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         let Some(reply) = self.reply.as_mut().filter(|_| !broken) else {
             return Poll::Ready(Err(self.failed.take().unwrap_or(Fault::Ended.into())));
         };
-        while let Poll::Ready(Some(_)) = reply.poll_informational(cx) {
+        while let Poll::Ready(Some(Ok(_))) = reply.poll_informational(cx) {
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Poll::Ready(Err(Fault::Malformed.into()));
@@ -264,11 +264,11 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 
     /// What it means that there is no answer. What the backend has not looked at may be sent elsewhere: a stream that it
-    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). The same error
-    /// reaches streams that it did look at when the connection ends, so it counts only while there is one.
+    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). Those that it did look at
+    /// hear of the end of the connection in other words.
     fn failure(&mut self, error: &h2::Error) -> SendError<B> {
         let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-        let is_left_out = error.is_go_away() && !self.claim.0.ended.get();
+        let is_left_out = error.is_go_away();
         let fault = if error.is_library() { Fault::Malformed } else { Fault::Ended };
         match (self.spare.take(), self.upload.take()) {
             (Some(head), Some(upload)) if error.is_remote() && (is_refused || is_left_out) => {

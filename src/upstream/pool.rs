@@ -15,6 +15,7 @@ use super::{http1, http2};
 use crate::capacity::Slot;
 use crate::policy::ejection;
 use crate::policy::outcome::Failure;
+use crate::proxy_header::Stated;
 use crate::snapshot::Endpoint;
 use crate::tls;
 
@@ -109,19 +110,31 @@ where
         &self.endpoint
     }
 
-    /// A stream of a connection that has room for one, or the connection used last that is still good. `now` is on the
+    /// A stream of a connection that has room for one, or the connection used last that is still good, and `client`'s if each is
+    /// somebody's. `now` is on the
     /// worker's clock; what was unused for longer than the endpoint's idle timeout is closed, since the backend may be
     /// closing it at this moment.
-    pub fn take(&self, cx: &mut Context<'_>, now: Instant) -> Option<Channel<B>> {
+    pub fn take(&self, client: Stated, cx: &mut Context<'_>, now: Instant) -> Option<Channel<B>> {
         if self.shares.get()
             && let Some(stream) = self.claim()
         {
             return Some(Channel::Http2(stream));
         }
         loop {
-            let mut connection = self.idle.borrow_mut().pop()?;
+            let mut connection = self.pop(client)?;
             if self.is_fresh(connection.idle_since(), now) && connection.is_reusable(cx) {
                 return Some(Channel::Http1(connection));
+            }
+        }
+    }
+
+    fn pop(&self, client: Stated) -> Option<Box<http1::Connection<B>>> {
+        let mut idle = self.idle.borrow_mut();
+        match self.endpoint.proxy_protocol {
+            None => idle.pop(),
+            Some(_) => {
+                let at = idle.iter().rposition(|connection| connection.client() == client)?;
+                Some(idle.remove(at))
             }
         }
     }
@@ -172,20 +185,20 @@ where
         }
     }
 
-    /// A new connection, within the endpoint's connect timeout, or a stream of one.
+    /// A new connection for `client`, within the endpoint's connect timeout, or a stream of one.
     ///
     /// # Errors
     /// When the endpoint does not take the connection in time.
-    pub(super) async fn dial(&self, slot: Slot) -> Result<Channel<B>, ConnectError> {
-        self.admit(connect(&self.endpoint, slot, None).await?)
+    pub(super) async fn dial(&self, client: Stated, slot: Slot) -> Result<Channel<B>, ConnectError> {
+        self.admit(connect(&self.endpoint, client, slot, None).await?)
     }
 
     /// A new connection of HTTP/1, whatever else the endpoint would rather speak. It is for one request.
     ///
     /// # Errors
     /// When the endpoint does not take the connection in time.
-    pub(super) async fn dial_http1(&self, slot: Slot) -> Result<Channel<B>, ConnectError> {
-        match connect(&self.endpoint, slot, Some(tls::HTTP_1)).await? {
+    pub(super) async fn dial_http1(&self, client: Stated, slot: Slot) -> Result<Channel<B>, ConnectError> {
+        match connect(&self.endpoint, client, slot, Some(tls::HTTP_1)).await? {
             Connected::Http1(connection) => Ok(Channel::Http1(connection)),
             Connected::Http2(_) => Err(ConnectError::Closed), // it was not asked for that
         }
@@ -218,6 +231,7 @@ where
         connection.rest(now);
         let kept = match self.line.slots.waiting() {
             0 => Some(connection),
+            _ if self.endpoint.proxy_protocol.is_some() => None, // who waits is somebody else, and opens one in its place
             _ => self.line.pass_on(PassedOn { connection, pool: Rc::clone(self) }),
         };
         self.idle.borrow_mut().extend(kept);

@@ -5,13 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::mind_silence;
-use crate::snapshot::At;
+use crate::proxy_header::{self, Stated};
+use crate::snapshot::{At, Endpoint};
 use crate::tls;
 
 /// A connected stream of bytes.
@@ -26,19 +27,23 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Connects to `at`. How long that may take is the caller's to say.
+    /// Connects to `endpoint`, and says whom that is for if it wants to know. How long that may take is the caller's to say.
     ///
     /// # Errors
     /// The system's.
-    pub async fn connect(at: &At) -> io::Result<Self> {
-        match at {
+    pub async fn connect(endpoint: &Endpoint, client: Stated) -> io::Result<Self> {
+        let mut socket = match &endpoint.at {
             At::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                Ok(Self::Tcp(stream))
+                Self::Tcp(stream)
             }
-            At::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            At::Unix(path) => Self::Unix(UnixStream::connect(path).await?),
+        };
+        if let Some(version) = endpoint.proxy_protocol {
+            socket.write_all(&proxy_header::write(version, client)).await?;
         }
+        Ok(socket)
     }
 
     /// Has the system find out whether the backend is still there while nothing comes from it.

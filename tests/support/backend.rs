@@ -149,6 +149,14 @@ impl Connection {
         Some(())
     }
 
+    /// The next `length` bytes, whatever they are; `None` if they do not come.
+    pub fn read_exactly(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.unread.len() < length {
+            self.read_more()?;
+        }
+        Some(self.unread.drain(..length).collect())
+    }
+
     /// What has been read and not yet taken.
     pub fn peek(&self) -> &[u8] {
         &self.unread

@@ -405,6 +405,20 @@ routes:
     }
 
     #[test]
+    fn who_would_stand_in_is_told() {
+        let stands_in = CONFIG.replace("percent: 5", "percent: 5, fallback: other_side, guard: {enabled: false}");
+        for (config, user, note) in [
+            (stands_in.clone(), "1000", Some("while no endpoint of new is fit, old answers: fallback")),
+            (stands_in.clone(), "1099", Some("while no endpoint of old is fit, new answers: fallback")),
+            (stands_in + "rollback: true\n", "1099", None),
+            (CONFIG.to_owned(), "1099", None),
+        ] {
+            let told = explained(&config, "/pay/7", &[PAY, ("x-user-id", user)], None);
+            assert_eq!(told.notes.first().map(String::as_str), note, "{user}");
+        }
+    }
+
+    #[test]
     fn a_missing_key_is_told() {
         let rollout = explained(CONFIG, "/pay/7", &[PAY], None).rollout.unwrap();
         assert!(rollout.key.is_none() && rollout.bucket.is_none());

@@ -19,6 +19,7 @@ use crate::policy::bucket::Percent;
 use crate::policy::decision::Side;
 use crate::policy::ejection::Rules;
 use crate::policy::health::Thresholds;
+use crate::proxy_header::Version;
 
 const ENDPOINTS: &str = "a list of URLs such as [http://127.0.0.1:9001]";
 
@@ -58,13 +59,7 @@ impl Checker<'_> {
     fn backend(&mut self, place: &Place, name: &str, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
         let written = self.required(place, "endpoints", raw.endpoints.as_ref(), ENDPOINTS);
         let endpoints = written.map(|written| self.endpoints(&place.key("endpoints"), written, listeners));
-        self.backend_tls(
-            place,
-            name,
-            raw.tls.as_ref(),
-            protocol(raw.protocol),
-            endpoints.as_deref().unwrap_or_default(),
-        );
+        self.backend_tls(place, name, raw.tls.as_ref(), protocol(raw), endpoints.as_deref().unwrap_or_default());
         let settings = self.backend_settings(place, raw);
         Some(Backend { endpoints: endpoints?, ..settings? })
     }
@@ -85,6 +80,7 @@ impl Checker<'_> {
         let slow_start = self.faults.take(&place.key("slow_start"), value::duration(&raw.slow_start));
         let limits = self.backend_limits(&place.key("limits"), &raw.limits);
         let retries = self.retries(&place.key("retries"), &raw.retries);
+        self.complain_of_streams(place, raw);
         Some(Backend {
             endpoints: Vec::new(),
             balance: raw.balance.into(),
@@ -94,8 +90,19 @@ impl Checker<'_> {
             slow_start: slow_start?,
             limits: limits?,
             retries: retries?,
-            protocol: protocol(raw.protocol),
+            protocol: protocol(raw),
+            proxy_protocol: raw.proxy_protocol.map(Version::from),
         })
+    }
+
+    /// A connection that is one client's cannot be one of many.
+    fn complain_of_streams(&mut self, place: &Place, raw: &raw::Backend) {
+        if let (raw::Protocol::H2, Some(_)) = (raw.protocol, raw.proxy_protocol) {
+            let complaint = Complaint::new("a connection of HTTP/2 is for many clients, and a PROXY header names one");
+            let help =
+                "leave out `proxy_protocol` or `protocol: h2`; x-forwarded-for names the client of each request anyway";
+            self.faults.add(place.key("proxy_protocol"), complaint.help(help));
+        }
     }
 
     fn health(&mut self, place: &Place, raw: &raw::Health) -> Option<Health> {
@@ -173,11 +180,21 @@ impl<'a> WrittenRollout<'a> {
     }
 }
 
-fn protocol(raw: raw::Protocol) -> Protocol {
-    match raw {
-        raw::Protocol::Auto => Protocol::Auto,
-        raw::Protocol::Http1 => Protocol::Http1,
-        raw::Protocol::H2 => Protocol::Http2,
+/// HTTP/2 is not spoken where each connection is one client's.
+fn protocol(raw: &raw::Backend) -> Protocol {
+    match (raw.protocol, raw.proxy_protocol) {
+        (raw::Protocol::Http1, _) | (_, Some(_)) => Protocol::Http1,
+        (raw::Protocol::Auto, None) => Protocol::Auto,
+        (raw::Protocol::H2, None) => Protocol::Http2,
+    }
+}
+
+impl From<raw::ProxyVersion> for Version {
+    fn from(written: raw::ProxyVersion) -> Self {
+        match written {
+            raw::ProxyVersion::V1 => Self::V1,
+            raw::ProxyVersion::V2 => Self::V2,
+        }
     }
 }
 

@@ -20,6 +20,10 @@ pub(in crate::config) struct Backend {
     pub(in crate::config) tls: Option<BackendTls>,
     /// What is spoken to the backend.
     pub(in crate::config) protocol: Protocol,
+    /// Whether each connection begins with a PROXY header that says whom it is for, and which version of it. Such a
+    /// connection carries only that client's requests, over HTTP/1.1. Without it there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::config) proxy_protocol: Option<ProxyVersion>,
     /// How requests are spread over the endpoints.
     pub(in crate::config) balance: Balance,
     /// How long the backend may take.
@@ -45,6 +49,7 @@ impl Default for Backend {
             endpoints: None,
             tls: None,
             protocol: Protocol::default(),
+            proxy_protocol: None,
             balance: Balance::default(),
             timeouts: BackendTimeouts::default(),
             health: None,
@@ -54,6 +59,16 @@ impl Default for Backend {
             retries: Retries::default(),
         }
     }
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum ProxyVersion {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
 }
 
 /// What is spoken to a backend.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{MINIMAL, complaints, minimal, yaml};
-use crate::config::{Config, ConfigError, ListenAddress, load};
+use crate::config::{Config, ConfigError, ListenAddress, Protocol, load};
 
 const LONG: &str = "0123456789abcdef";
 
@@ -175,6 +175,9 @@ fn every_mistake_about_listeners_has_its_sentence() {
         let text = minimal("listen: 127.0.0.1:8080", &format!("listeners: {lines}"));
         assert_eq!(complaints(&text), [complaint], "{lines}");
     }
+    let backend = |more: &str| format!("{MINIMAL}backends: {{a: {{endpoints: [https://a], {more}}}}}\n");
+    assert_eq!(complaints(&backend("proxy_protocol: v2, protocol: h2")).len(), 1, "streams are of many clients");
+    assert_eq!(yaml(&backend("proxy_protocol: v2")).unwrap().backends["a"].protocol, Protocol::Http1);
     let text = minimal("listen: 127.0.0.1:8080", "listen: unix:a.sock").replace("http://127.0.0.1:9001", "unix:a.sock");
     assert_eq!(complaints(&text).len(), 1, "a request would go round in circles");
 }
@@ -186,7 +189,7 @@ fn every_mistake_about_names_has_its_sentence() {
         ("dns: {min_ttl: 0s}", "dns.min_ttl: this must be longer than zero"),
         ("dns: {min_ttl: 10m}", "dns.min_ttl: this is longer than `max_ttl`"),
         ("dns: {timeout: 2}", "dns.timeout: a duration needs a unit"),
-        ("dns: {prefer: ipv5}", "dns.prefer: `ipv5` is not allowed here"),
+        ("dns: {prefer: ipv5}", "dns.prefer: this is not one of the allowed words"),
     ] {
         assert_eq!(complaints(&format!("{MINIMAL}{line}\n")), [complaint], "{line}");
     }
