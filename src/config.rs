@@ -309,6 +309,8 @@ pub struct ClientTimeouts {
     pub keep_alive: Duration,
     /// How long a client may refuse to read. Default 30 s.
     pub write_stall: Duration,
+    /// How long a tunnel may carry nothing; `None` is no limit (the default).
+    pub tunnel_idle: Option<Duration>,
 }
 
 /// How much a client may send.

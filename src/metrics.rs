@@ -60,7 +60,7 @@ impl Counter {
 /// How a request ended, as `code_class` tells it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// 200 to 299.
+    /// 200 to 299, and 101: a tunnel that was agreed upon.
     Success,
     /// 300 to 399.
     Redirect,
@@ -79,11 +79,11 @@ impl Class {
     pub const ALL: [Self; 6] =
         [Self::Success, Self::Redirect, Self::ClientError, Self::ServerError, Self::Error, Self::Aborted];
 
-    /// The class of a status code; codes outside 200 to 599 are no answer.
+    /// The class of a status code; other codes than 101 and 200 to 599 are no answer.
     #[must_use]
     pub fn of_status(status: u16) -> Self {
         match status {
-            200..=299 => Self::Success,
+            101 | 200..=299 => Self::Success,
             300..=399 => Self::Redirect,
             400..=499 => Self::ClientError,
             500..=599 => Self::ServerError,

@@ -6,17 +6,23 @@
 
 mod channel;
 mod connect;
+mod duplex;
 mod group;
 mod http1;
 mod http2;
 mod incoming;
 mod line;
+mod passage;
 mod pool;
+mod silence;
 mod socket;
 
 pub use channel::{Answered, Channel, Fault, SendError, Sending};
 pub use connect::{ConnectError, reach};
+pub use duplex::Duplex;
 pub use group::{Group, Obtained};
 pub use incoming::{BrokenOff, Incoming};
+pub use passage::Passage;
 pub use pool::{Lease, Pool};
+pub use silence::mind_silence;
 pub use socket::Socket;

@@ -89,6 +89,11 @@ fn shielding() {
 }
 
 #[test]
+fn speaking_websocket() {
+    follow("websocket.md", as_written, |_| true);
+}
+
+#[test]
 fn having_many_endpoints() {
     let third = Backend::named("third");
     let address = third.address.to_string();

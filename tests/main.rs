@@ -40,3 +40,4 @@ mod upstream_faults;
 mod upstream_http2;
 mod verdicts;
 mod webhooks;
+mod websocket;

@@ -271,6 +271,9 @@ pub(super) struct ClientTimeouts {
     pub(super) keep_alive: Duration,
     /// How long a client may refuse to read.
     pub(super) write_stall: Duration,
+    /// How long a tunnel (WebSocket) may carry nothing before it is closed. Without it there is no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tunnel_idle: Option<Duration>,
 }
 
 impl Default for ClientTimeouts {
@@ -281,6 +284,7 @@ impl Default for ClientTimeouts {
             body_idle: Duration::new("30s"),
             keep_alive: Duration::new("60s"),
             write_stall: Duration::new("30s"),
+            tunnel_idle: None,
         }
     }
 }

@@ -68,6 +68,19 @@ pub(super) struct Entry {
     pub(super) is_shielded: bool,
     /// How a call of gRPC ended, 0 to 16, or 17 for a status that gRPC does not know.
     pub(super) grpc_status: Option<u8>,
+    /// What went through it, if it became a tunnel.
+    pub(super) tunnel: Option<Carried>,
+}
+
+/// What a tunnel has carried.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Carried {
+    /// How long it was open.
+    pub(super) open: Duration,
+    /// Bytes from the client.
+    pub(super) received: u64,
+    /// Bytes from the backend.
+    pub(super) sent: u64,
 }
 
 impl Entry {
@@ -84,6 +97,7 @@ impl Entry {
             held: Duration::ZERO,
             is_shielded: false,
             grpc_status: None,
+            tunnel: None,
         }
     }
 
@@ -99,9 +113,13 @@ impl Entry {
         };
         let grpc_status = self.grpc_status.map_or_else(String::new, |status| format!(",\"grpc_status\":{status}"));
         let shielded = if self.is_shielded { ",\"shielded\":true" } else { "" };
+        let tunnel = self.tunnel.map_or_else(String::new, |Carried { open, received, sent }| {
+            let open = open.as_secs_f64() * 1e3;
+            format!(",\"open_ms\":{open:.3},\"bytes_received\":{received},\"bytes_sent\":{sent}")
+        });
         format!(
             "{{\"time\":\"{at:.3}\",\"client\":\"{}\",\"method\":\"{}\",\"path\":\"{}\",\"status\":{},\
-             \"rollout\":\"{}\",\"side\":\"{}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}{grpc_status}{held}{shielded}}}\n",
+             \"rollout\":\"{}\",\"side\":\"{}\",\"reason\":\"{}\",\"class\":\"{}\",\"duration_ms\":{:.3}{grpc_status}{held}{shielded}{tunnel}}}\n",
             self.client,
             self.method,
             self.path,

@@ -12,7 +12,7 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::exchange::{Link, Report};
-use super::grpc::{self, Call};
+use super::grpc;
 use super::headers;
 use super::watch::{Wait, Watch};
 use crate::metrics::{Class, Failure};
@@ -367,7 +367,8 @@ impl Body for RequestBody {
 #[derive(Debug)]
 pub(super) struct ResponseBody {
     source: Source,
-    report: Report,
+    /// `None` if somebody else reports.
+    report: Option<Report>,
     hides_length: bool,
 }
 
@@ -382,13 +383,19 @@ enum Source {
 impl ResponseBody {
     /// Our own answer. `report` ends as it stands.
     pub(super) fn own(body: Bytes, report: Report) -> Self {
-        Self { source: Source::Own((!body.is_empty()).then_some(body)), report, hides_length: false }
+        let source = Source::Own((!body.is_empty()).then_some(body));
+        Self { source, report: Some(report), hides_length: false }
+    }
+
+    /// None: what follows the head is no body.
+    pub(super) fn none() -> Self {
+        Self { source: Source::Own(None), report: None, hides_length: false }
     }
 
     /// A backend's answer, which counts as `class` if all of it gets through.
     pub(super) fn relayed(incoming: Incoming, link: Link, class: Class, report: Report) -> Self {
         let source = Source::Relayed { incoming, link: Some(link), class };
-        let mut body = Self { source, report, hides_length: false };
+        let mut body = Self { source, report: Some(report), hides_length: false };
         if body.is_end_stream() {
             body.complete();
         }
@@ -401,9 +408,9 @@ impl ResponseBody {
     }
 
     fn complete(&mut self) {
-        if let Source::Relayed { link, class, .. } = &mut self.source {
+        if let (Source::Relayed { link, class, .. }, Some(report)) = (&mut self.source, &self.report) {
             let now = Instant::now();
-            self.report.complete(*class, now);
+            report.complete(*class, now);
             if let Some(link) = link.take() {
                 link.release(now);
             }
@@ -412,28 +419,29 @@ impl ResponseBody {
 
     /// The last words of a call that cannot go on; `None` if it has had its last words, or cannot be told.
     pub(super) fn last_words(&mut self, status: Status, message: &str) -> Option<HeaderMap> {
-        let can_hear =
-            matches!(self.source, Source::Relayed { .. }) && self.report.call().is_some_and(Call::has_trailers);
-        can_hear.then(|| {
-            self.report.call_ends_as(status);
-            self.source = Source::Own(None);
-            grpc::trailers(status, message)
-        })
+        let report = self.report.as_ref().filter(|_| matches!(self.source, Source::Relayed { .. }))?;
+        if !report.call()?.has_trailers() {
+            return None;
+        }
+        report.call_ends_as(status);
+        self.source = Source::Own(None);
+        Some(grpc::trailers(status, message))
     }
 
     /// Nothing came for too long.
     fn fall_silent(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if self.report.call().is_none() {
+        let Some(report) = self.report.as_ref().filter(|report| report.call().is_some()) else {
             return self.break_off(BrokenOff::default());
-        }
+        };
         // Nobody's fault: between two messages of a stream there may be any time.
-        self.report.will_end_as(Class::Error);
+        report.will_end_as(Class::Error);
         let message = "There was no message for too long.";
         Poll::Ready(Some(self.last_words(Status::Unavailable, message).map(Frame::trailers).ok_or(Broken)))
     }
 
     fn break_off(&mut self, BrokenOff { reason }: BrokenOff) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let mut is_clients_fault = self.report.client.watch.has_expired(Wait::Upload);
+        let Some(report) = &self.report else { return Poll::Ready(None) };
+        let mut is_clients_fault = report.client.watch.has_expired(Wait::Upload);
         if let Source::Relayed { link, .. } = &mut self.source {
             let link = link.take();
             let upload = link.as_ref().map(Link::upload_progress);
@@ -443,10 +451,10 @@ impl ResponseBody {
             }
         }
         if is_clients_fault {
-            self.report.will_end_as(Class::ClientError);
+            report.will_end_as(Class::ClientError);
             return Poll::Ready(Some(Err(Broken)));
         }
-        self.report.failed(Failure::Truncated);
+        report.failed(Failure::Truncated);
         let words = self.last_words(grpc::status_of_reset(reason), "The backend's answer broke off.");
         Poll::Ready(Some(words.map(Frame::trailers).ok_or(Broken)))
     }
@@ -462,7 +470,8 @@ impl Body for ResponseBody {
             Source::Own(body) => return Poll::Ready(body.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Relayed { incoming, link, .. } => (incoming, link.as_mut()),
         };
-        let watch = &this.report.client.watch;
+        let Some(report) = &this.report else { return Poll::Ready(None) };
+        let watch = &report.client.watch;
         if watch.has_expired(Wait::Stream) {
             return this.fall_silent();
         }
@@ -486,7 +495,7 @@ impl Body for ResponseBody {
                 watch.stop_waiting_for(Wait::Stream);
                 watch.passed_on(frame.data_ref().map_or(0, Bytes::len));
                 if let Some(trailers) = frame.trailers_ref() {
-                    this.report.look_at_trailers(trailers);
+                    report.look_at_trailers(trailers);
                 }
                 // Nothing follows trailers, and hyper does not ask whether anything does.
                 if frame.is_trailers() || incoming.is_end_stream() {

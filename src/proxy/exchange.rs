@@ -1,6 +1,6 @@
 //! One request and its answer, from the head to the last byte, and the one outcome that it reports.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,13 +8,14 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderValue};
 use tokio::time::Instant;
 
-use super::access_log::Entry;
+use super::access_log::{Carried, Entry};
 use super::body::{Progress, RequestBody, Upload};
 use super::grpc::Call;
 use super::handshake::Shown;
 use super::headers;
 use super::peer::Peer;
 use super::subject::client_behind;
+use super::tunnel::Tunnel;
 use super::watch::{Running, Watch};
 use super::worker::{Pool, View, Worker};
 use crate::metrics::tally::Mark;
@@ -24,7 +25,7 @@ use crate::policy::decision::{Decision, Reason, Side};
 use crate::policy::grpc::Status;
 use crate::policy::outcome::{Failures, Outcome};
 use crate::snapshot::{Guarded, Rollout, Snapshot};
-use crate::upstream::{Channel, Lease};
+use crate::upstream::{Channel, Incoming, Lease, Passage};
 
 /// In `x-forwarded-for`, who has no address (RFC 7239 §6.3). To leave it out would make the backend take us for the client.
 const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
@@ -67,11 +68,13 @@ pub(super) struct Client {
     pub(super) worker: Rc<Worker>,
     pub(super) watch: Rc<Watch>,
     pub(super) origin: Rc<Origin>,
+    /// What its connection or stream becomes once the answer's head is written. Whoever writes it takes this out.
+    pub(super) tunnel: RefCell<Option<Box<Tunnel>>>,
 }
 
 impl Client {
     pub(super) fn new(worker: Rc<Worker>, watch: Rc<Watch>, origin: Rc<Origin>) -> Self {
-        Self { worker, watch, origin }
+        Self { worker, watch, origin, tunnel: RefCell::default() }
     }
 
     /// The address of whoever asks, behind the proxies that `snapshot` trusts.
@@ -104,6 +107,8 @@ pub(super) struct Report {
     why: Why,
     class: Cell<Class>,
     ended: Cell<Option<Instant>>,
+    /// When it became a tunnel. How long that stays open says nothing about how quick anybody is.
+    switched: Cell<Option<Instant>>,
     /// What the guard is told, if a rollout decided.
     bucket: Option<Bucket>,
     failure: Cell<Option<Failure>>,
@@ -129,6 +134,7 @@ impl Report {
             why: Why::Refused,
             class: Cell::new(Class::Aborted),
             ended: Cell::new(None),
+            switched: Cell::new(None),
             bucket: None,
             failure: Cell::new(None),
             head_at: Cell::new(None),
@@ -359,6 +365,18 @@ impl Report {
         }
     }
 
+    /// Client and backend have agreed to speak something else, now. The request goes on for as long as they do.
+    pub(super) fn switches(&self, now: Instant) {
+        self.switched.set(Some(now));
+    }
+
+    /// So many bytes came from the client through a tunnel, and so many from the backend.
+    pub(super) fn carried(&mut self, received: u64, sent: u64) {
+        if let (Some(entry), Some(switched)) = (&mut self.entry, self.switched.get()) {
+            entry.tunnel = Some(Carried { open: switched.elapsed(), received, sent });
+        }
+    }
+
     /// All of the answer is here, now.
     pub(super) fn complete(&self, class: Class, now: Instant) {
         self.will_end_as(class);
@@ -379,7 +397,7 @@ impl Report {
     }
 
     fn tell(&mut self, now: Instant) {
-        let elapsed = now - self.started;
+        let elapsed = self.switched.get().unwrap_or(now).saturating_duration_since(self.started);
         if self.why == Why::Refused {
             self.shard().begin(); // it never got as far as running
         }
@@ -508,6 +526,11 @@ impl Link {
         self.blamed = self.pool().blame_status(status);
     }
 
+    /// Whether it is a stream of HTTP/2.
+    pub(super) fn is_stream(&self) -> bool {
+        matches!(self.channel, Channel::Http2(_))
+    }
+
     /// Never again: something on it cannot be trusted.
     pub(super) fn spoil(&mut self) {
         self.spoiled = true;
@@ -517,6 +540,16 @@ impl Link {
     pub(super) fn detach(&mut self) {
         self.spoil();
         self.channel.detach();
+    }
+
+    /// What it becomes once the backend has agreed to speak something else, with `body` behind its head; `None` if it broke
+    /// instead.
+    pub(super) async fn into_passage(self, body: Incoming) -> Option<(Passage, Lease<RequestBody>)> {
+        let passage = self.channel.into_passage(body).await?;
+        if !self.blamed {
+            self.lease.pool().endpoint().state.answered();
+        }
+        Some((passage, self.lease))
     }
 
     /// Whether the whole request is on its way to the backend.

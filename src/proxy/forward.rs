@@ -20,13 +20,15 @@ use super::inspect::inspect;
 use super::notice::Notice;
 use super::respond::Refusal;
 use super::route;
-use super::send::{Answer, Attempt, has_failed, send};
+use super::send::{Answer, Attempt, Trouble, has_failed, send};
 use super::shield::Shield;
 use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn};
-use crate::metrics::{Class, Why};
+use super::tunnel::Tunnel;
+use super::upgrade::{self, Wish};
+use crate::metrics::{Class, Failure, Why};
 use crate::policy::decision::{Decision, Fallback, Side, bucket_of, decide, fall_back};
 use crate::snapshot::{Destination, KeySource, Rollout, Snapshot};
-use crate::upstream::Incoming;
+use crate::upstream::{Incoming, Lease, Passage};
 
 /// Answers one request, whatever happens.
 pub(super) async fn handle(
@@ -35,17 +37,25 @@ pub(super) async fn handle(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let has_fragment = client.watch.request_begins();
     let is_http2 = request.version() == Version::HTTP_2;
+    let mut survey = headers::survey(request.headers());
     if is_http2 {
         headers::join_cookies(request.headers_mut());
+        survey.upgrade |= upgrade::as_get(&mut request);
     }
-    let survey = headers::survey(request.headers());
     let view = client.worker.view();
     let mut report = Report::begin(client, view);
     if survey.grpc {
         report.begins_call(Call::new(request.version(), request.headers(), report.started()));
     }
     Ok(match forward(request, survey, has_fragment, &mut report).await {
-        Ok(Answer { response, link, .. }) => {
+        Ok(Answered::Switched(response, opening)) => {
+            report.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
+            let Opening { passage, lease, stream } = *opening;
+            let client = Rc::clone(&report.client);
+            *client.tunnel.borrow_mut() = Some(Box::new(Tunnel::new(passage, lease, report, stream)));
+            response.map(|()| ResponseBody::none())
+        }
+        Ok(Answered::Whole(Answer { response, link, .. })) => {
             let status = response.status().as_u16();
             report.answered(status);
             // A 304 may tell the length of what it does not send; hyper writes it only if it thinks that a body follows.
@@ -78,11 +88,12 @@ async fn forward(
     survey: Survey,
     has_fragment: bool,
     report: &mut Report,
-) -> Result<Answer, Stopped> {
+) -> Result<Answered, Stopped> {
     note_for_the_log(report, &request);
     let limits = &report.view.snapshot.limits;
     inspect(&request, survey, has_fragment, limits, |name| decides(&report.view.snapshot, name))?;
     let (mut parts, mut incoming) = request.into_parts();
+    let mut wish = Wish::in_head(&mut parts, survey, &incoming);
     if !report.view.snapshot.is_open {
         // In a box: what a future may hold at some time it takes up at all times.
         Box::pin(closed::let_in(report, &parts, &mut incoming, survey)).await?;
@@ -92,11 +103,17 @@ async fn forward(
     let way = find_way(report, snapshot, &parts)?;
     let asked = Asked::in_head(&parts, survey);
     rewrite_request(&mut parts, survey, asked, &way, report);
-    let (body, upload) = RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body, survey.grpc);
+    let (body, upload) = match &mut wish {
+        Some(wish) => {
+            wish.keep(incoming);
+            (RequestBody::Empty, None)
+        }
+        None => RequestBody::new(incoming, &report.client.watch, snapshot.limits.max_body, survey.grpc),
+    };
     headers::frame_request(&mut parts.headers, body.size_hint().exact(), survey.content_length, upload.is_some());
     let mut request = Request::from_parts(parts, body);
     let shield = way.decided.and_then(|decided| Shield::raise(report, decided, asked, &mut request, upload.as_ref()));
-    let attempt = Attempt { view: &view, backend: way.backend, begun: report.started() };
+    let attempt = Attempt { view: &view, backend: way.backend, begun: report.started(), wish: wish.as_deref() };
     let mut tried = send(report, attempt, request, upload).await;
     if has_failed(&tried) {
         if let Some(shield) = shield {
@@ -104,10 +121,44 @@ async fn forward(
         }
         report.tell_of_failure();
     }
-    if let Ok(answer) = &mut tried {
-        rewrite_response(answer, asked, way, report);
+    let mut answer = tried.map_err(|trouble| Stopped::Refused(trouble.into()))?;
+    rewrite_response(&mut answer, asked, way, report);
+    match wish {
+        Some(wish) if answer.is_agreement => Box::pin(open(answer, *wish, report)).await,
+        _ => Ok(Answered::Whole(answer)),
     }
-    tried.map_err(|trouble| Stopped::Refused(trouble.into()))
+}
+
+/// The answer to a request.
+enum Answered {
+    /// A head, and a body behind it.
+    Whole(Answer),
+    /// A head, behind which something else is spoken than HTTP.
+    Switched(Response<()>, Box<Opening>),
+}
+
+/// What a tunnel is made of.
+struct Opening {
+    passage: Passage,
+    lease: Lease<RequestBody>,
+    stream: Option<h2::RecvStream>,
+}
+
+/// Has the client hear that the backend agrees to what it wishes.
+async fn open(answer: Answer, wish: Wish, report: &Report) -> Result<Answered, Stopped> {
+    let Answer { mut response, link, .. } = answer;
+    wish.grant(&mut response, link.is_stream());
+    let (head, body) = response.into_parts();
+    match link.into_passage(body).await {
+        Some((passage, lease)) => {
+            let opening = Opening { passage, lease, stream: wish.into_stream() };
+            Ok(Answered::Switched(Response::from_parts(head, ()), Box::new(opening)))
+        }
+        None => {
+            report.failed(Failure::Reset);
+            Err(Stopped::Refused(Trouble::Backend(Failure::Reset).into()))
+        }
+    }
 }
 
 /// Why tidegate answers itself.

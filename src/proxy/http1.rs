@@ -23,6 +23,7 @@ use super::forward::handle;
 use super::http2;
 use super::respond;
 use super::socket::{Socket, Wire};
+use super::tunnel::Tunnel;
 use super::watch::{Stage, Wait, Watch};
 use crate::config::Limits;
 use crate::metrics::Class;
@@ -46,6 +47,11 @@ pub(super) async fn serve(mut wire: Wire, client: &Rc<Client>) -> Option<Wire> {
         wire = match exchange(wire, client, is_new).await {
             Next::Dormant(wire) => wire,
             Next::Http2(wire) => return Some(wire),
+            Next::Tunnel(wire, tunnel) => {
+                wire.socket.mind_silence();
+                Box::pin(tunnel.carry(wire)).await;
+                return None;
+            }
             Next::End => return None,
         };
         (patience, is_new) = (watch.idle_deadline().saturating_duration_since(Instant::now()), false);
@@ -73,6 +79,7 @@ async fn wait_for_request(wire: &mut Wire, watch: &Watch, patience: Duration) ->
 enum Next {
     Dormant(Wire),
     Http2(Wire),
+    Tunnel(Wire, Box<Tunnel>),
     End,
 }
 
@@ -92,7 +99,13 @@ enum Finish {
 async fn exchange(wire: Wire, client: &Rc<Client>, is_new: bool) -> Next {
     let watch = &client.watch;
     let view = client.worker.view();
-    let io = ClientIo { wire, watch: Rc::clone(watch), verdict: None, opening: is_new.then_some(Opening::Unknown) };
+    let io = ClientIo {
+        wire,
+        watch: Rc::clone(watch),
+        verdict: None,
+        opening: is_new.then_some(Opening::Unknown),
+        is_stuck: false,
+    };
     let service = service_fn({
         let client = Rc::clone(client);
         move |request: Request<hyper::body::Incoming>| handle(Rc::clone(&client), request.map(Incoming::Http1))
@@ -131,8 +144,14 @@ async fn exchange(wire: Wire, client: &Rc<Client>, is_new: bool) -> Next {
     .await;
     let broken = matches!(watch.stage(), Stage::Busy | Stage::Held | Stage::Flushing);
     let parts = hyper.into_parts();
-    let ClientIo { mut wire, verdict, opening, .. } = parts.io.into_inner();
+    let ClientIo { mut wire, verdict, opening, is_stuck, .. } = parts.io.into_inner();
     wire.unread = join(parts.read_buf, wire.unread);
+    if let Some(tunnel) = client.tunnel.take()
+        && ended.is_ok()
+        && !is_stuck
+    {
+        return Next::Tunnel(wire, tunnel);
+    }
     if opening == Some(Opening::Http2) {
         return Next::Http2(wire);
     }
@@ -239,6 +258,8 @@ struct ClientIo {
     verdict: Option<StatusCode>,
     /// Of a new connection: what it begins with.
     opening: Option<Opening>,
+    /// The client has not taken what was written last: hyper still has some of it.
+    is_stuck: bool,
 }
 
 /// What a connection begins with.
@@ -320,6 +341,7 @@ impl AsyncWrite for ClientIo {
             return Poll::Ready(Ok(buf.len()));
         }
         let written = Pin::new(&mut self.wire.socket).poll_write(cx, buf);
+        self.is_stuck = written.is_pending();
         self.watch.wrote(written.is_ready());
         written
     }
@@ -334,6 +356,7 @@ impl AsyncWrite for ClientIo {
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
         }
         let written = Pin::new(&mut self.wire.socket).poll_write_vectored(cx, bufs);
+        self.is_stuck = written.is_pending();
         self.watch.wrote(written.is_ready());
         written
     }

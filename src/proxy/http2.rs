@@ -26,10 +26,11 @@ use super::grpc;
 use super::headers;
 use super::notice;
 use super::socket::Wire;
+use super::tunnel::Tunnel;
 use super::watch::{Opened, Wait, Watch};
 use crate::config::Limits;
 use crate::policy::grpc::Status;
-use crate::upstream::Incoming;
+use crate::upstream::{Duplex, Incoming};
 
 /// How a client begins that speaks HTTP/2 without having asked (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -77,7 +78,8 @@ fn builder(limits: &Limits) -> Builder {
         .max_header_list_size(u32::try_from(header_list).unwrap_or(u32::MAX))
         .max_send_buffer_size(SEND_BUFFER)
         .max_pending_accept_reset_streams(MAX_TAKEN_BACK)
-        .max_local_error_reset_streams(Some(MAX_RESETS));
+        .max_local_error_reset_streams(Some(MAX_RESETS))
+        .enable_connect_protocol();
     builder
 }
 
@@ -190,11 +192,17 @@ async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: Sen
     let is_head = request.method() == Method::HEAD;
     let is_call = headers::is_grpc(request.headers());
     let expects = request.headers().contains_key(EXPECT);
-    let response = match await_answer(&watch, &mut respond, expects, handle(client, request)).await {
+    let response = match await_answer(&watch, &mut respond, expects, handle(Rc::clone(&client), request)).await {
         Ok(response) => response,
-        Err(_) if is_call && watch.is_cut_off() => return tell_cut_off(respond),
-        Err(reason) => return respond.send_reset(reason),
+        Err(reason) => {
+            drop(client.tunnel.take());
+            return if is_call && watch.is_cut_off() { tell_cut_off(respond) } else { respond.send_reset(reason) };
+        }
     };
+    if let Some(tunnel) = client.tunnel.take() {
+        return Box::pin(carry(*tunnel, response, respond)).await;
+    }
+    drop(client);
     let (head, body) = tidy(response, is_head).into_parts();
     let is_whole = is_head || body.is_end_stream();
     if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), is_whole)
@@ -202,6 +210,16 @@ async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: Sen
     {
         let mut sending = Sending { stream, body, piece: Bytes::new() };
         poll_fn(|cx| sending.poll(&watch, cx)).await;
+    }
+}
+
+/// Makes the stream the client's end of a tunnel.
+async fn carry(mut tunnel: Tunnel, response: Response<ResponseBody>, mut respond: SendResponse<Bytes>) {
+    let mut head = response.map(drop);
+    head.headers_mut().remove(CONNECTION);
+    let sending = respond.send_response(head, false);
+    if let (Ok(sending), Some(receiving)) = (sending, tunnel.stream.take()) {
+        tunnel.carry(Duplex::new(receiving, sending)).await;
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whether a request is one that can be passed on without two readings of it: the checks that hyper leaves to us.
 
+use h2::ext::Protocol;
 use http::header::{EXPECT, HOST};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 use hyper::body::Body as _;
@@ -20,7 +21,7 @@ pub(super) fn inspect(
     if request.version() == Version::HTTP_2 {
         stream(request, limits)?;
     }
-    method(request.method())?;
+    method(request)?;
     target(request, has_fragment, limits)?;
     host(request, survey.hosts)?;
     if survey.transfer_encoding {
@@ -58,8 +59,11 @@ const fn bad(detail: &'static str) -> Refusal {
     Refusal::of_request(StatusCode::BAD_REQUEST, detail)
 }
 
-fn method(method: &Method) -> Result<(), Refusal> {
-    match *method {
+fn method(request: &Request<Incoming>) -> Result<(), Refusal> {
+    match *request.method() {
+        Method::CONNECT if request.extensions().get::<Protocol>().is_some() => {
+            Err(Refusal::of_request(StatusCode::NOT_IMPLEMENTED, "No other protocol than websocket is passed on."))
+        }
         Method::CONNECT | Method::TRACE => {
             Err(Refusal::of_request(StatusCode::METHOD_NOT_ALLOWED, "This method is not passed on."))
         }

@@ -15,6 +15,7 @@ use super::exchange::{Link, Report};
 use super::grpc::Call;
 use super::headers::{self, Coding, ResponseSurvey};
 use super::respond::Refusal;
+use super::upgrade::{Verdict, Wish};
 use super::watch::Wait;
 use super::worker::{Pool, View};
 use crate::metrics::Failure;
@@ -30,6 +31,8 @@ pub(super) struct Attempt<'a> {
     pub(super) backend: usize,
     /// From here on the backend's time runs.
     pub(super) begun: Instant,
+    /// What the client would speak in place of HTTP.
+    pub(super) wish: Option<&'a Wish>,
 }
 
 /// The head of an answer that can be passed on, and the connection over which the rest of it comes.
@@ -40,6 +43,8 @@ pub(super) struct Answer {
     pub(super) survey: ResponseSurvey,
     /// It tells of a failure.
     pub(super) is_failure: bool,
+    /// The backend agrees to what the client wishes: what follows is not HTTP.
+    pub(super) is_agreement: bool,
 }
 
 /// What came of a try.
@@ -54,13 +59,15 @@ pub(super) enum Trouble {
     Client(Progress),
     /// The backend's fault, or nobody's.
     Backend(Failure),
+    /// The backend speaks HTTP/2, and nothing else over it.
+    NoTunnel,
 }
 
 /// Whether the backend failed the request, with an answer or without one.
 pub(super) fn has_failed(tried: &Tried) -> bool {
     match tried {
         Ok(answer) => answer.is_failure,
-        Err(Trouble::Unsent(..) | Trouble::Backend(_)) => true,
+        Err(Trouble::Unsent(..) | Trouble::Backend(_) | Trouble::NoTunnel) => true,
         Err(Trouble::Client(_)) => false,
     }
 }
@@ -78,7 +85,11 @@ pub(super) async fn send(
     let client = report.client.origin.peer.stated();
     let (mut refusals, mut stale) = (0, 0);
     loop {
-        let Obtained { channel, pool, at } = match group.obtain(client, attempt.begun, stale > 0).await {
+        let obtained = match attempt.wish {
+            Some(_) => Box::pin(group.obtain_passage(client, attempt.begun)).await,
+            None => group.obtain(client, attempt.begun, stale > 0).await,
+        };
+        let Obtained { channel, pool, at } = match obtained {
             Ok(obtained) => obtained,
             Err(failure) => return Err(unsent(report, failure, Box::new(request))),
         };
@@ -86,12 +97,19 @@ pub(super) async fn send(
         let is_stream = matches!(channel, Channel::Http2(_));
         let may_go_elsewhere = if is_stream { refusals < MAX_REFUSALS } else { channel.is_reused() };
         prepare(&mut request, &channel, pool.pool());
+        if let Some(wish) = attempt.wish {
+            if !channel.may_become_passage() {
+                report.failed(Failure::Malformed);
+                return Err(Trouble::NoTunnel);
+            }
+            wish.ask(&mut request, is_stream);
+        }
         let spare = spare(attempt, &channel, &request, upload.as_ref());
         let mut link = Link::new(channel, pool, upload.clone());
         request = match await_head(report, attempt, &mut link, request).await {
             Ok(response) => {
                 link.answered(response.status().as_u16());
-                return receive(report, response, link);
+                return receive(report, attempt, response, link);
             }
             Err(Trouble::Unsent(_, request)) if may_go_elsewhere => {
                 refusals += usize::from(is_stream);
@@ -246,10 +264,17 @@ fn has_rested(attempt: Attempt<'_>, unused_since: Instant) -> bool {
 }
 
 /// Takes an answer in, if it can be passed on.
-fn receive(report: &Report, mut response: Response<Incoming>, mut link: Link) -> Tried {
+fn receive(report: &Report, attempt: Attempt<'_>, mut response: Response<Incoming>, mut link: Link) -> Tried {
     let survey = headers::survey_response(response.headers());
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(failed(report, Failure::Malformed)); // nobody asked for it
+    let is_switch = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let is_agreement = match attempt.wish.map(|wish| wish.judge(&response, link.is_stream())) {
+        Some(Verdict::Agreed) => true,
+        Some(Verdict::Wrong) => return Err(failed(report, Failure::Malformed)),
+        None if is_switch => return Err(failed(report, Failure::Malformed)), // nobody asked for it
+        Some(Verdict::Declined) | None => false,
+    };
+    if attempt.wish.is_some() {
+        link.spoil();
     }
     let headers = response.headers_mut();
     match if survey.transfer_encoding { headers::coding(headers) } else { None } {
@@ -260,7 +285,7 @@ fn receive(report: &Report, mut response: Response<Incoming>, mut link: Link) ->
         Some(Coding::Repeated | Coding::Other) => return Err(failed(report, Failure::Malformed)),
     }
     let is_failure = look_at_head(report, &response, survey);
-    Ok(Answer { response, link, survey, is_failure })
+    Ok(Answer { response, link, survey, is_failure, is_agreement })
 }
 
 /// Whether the answer is a failure shows in its head, if the service knows by then.
@@ -282,6 +307,10 @@ impl From<Trouble> for Refusal {
         match trouble {
             Trouble::Client(progress) => of_client(progress),
             Trouble::Unsent(failure, _) | Trouble::Backend(failure) => of_backend(failure),
+            Trouble::NoTunnel => {
+                let detail = "The backend speaks HTTP/2, and no WebSocket over it.";
+                Refusal::of_backend(StatusCode::BAD_GATEWAY, "http_upgrade_failed", detail)
+            }
         }
     }
 }

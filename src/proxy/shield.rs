@@ -85,7 +85,7 @@ impl Shield {
         let host = self.is_backends_host.then(|| view.snapshot.backends[backend].host.clone());
         let (mut request, upload) = self.once_more(tried);
         address_to_old(request.headers_mut(), host);
-        let tried = send(report, Attempt { view: &view, backend, begun }, request, upload).await;
+        let tried = send(report, Attempt { view: &view, backend, begun, wish: None }, request, upload).await;
         report.fell_back(tried.as_ref().is_ok_and(|answer| !answer.is_failure));
         tried
     }

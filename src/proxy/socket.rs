@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::server::TlsStream;
 
+use crate::upstream::mind_silence;
+
 /// A connection that a client has opened.
 #[derive(Debug)]
 pub(super) enum Socket {
@@ -55,6 +57,15 @@ impl Socket {
             Self::Tls(stream) => return stream.get_ref().0.socket.is_read_closed(cx),
         };
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+    }
+
+    /// Has the system find out whether the client is still there while nothing comes from it.
+    pub(super) fn mind_silence(&self) {
+        match self {
+            Self::Tcp(stream) => mind_silence(stream),
+            Self::Unix(_) => {}
+            Self::Tls(stream) => stream.get_ref().0.socket.mind_silence(),
+        }
     }
 
     /// Makes the end of the connection one that nobody takes for the end of an answer.

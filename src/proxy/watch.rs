@@ -41,6 +41,8 @@ pub(super) enum Wait {
     Stream,
     /// The client to read.
     Reader,
+    /// Something to move in a tunnel.
+    Tunnel,
 }
 
 /// Where in a request the connection is.
@@ -56,6 +58,8 @@ pub(super) enum Stage {
     Held,
     /// The answer is complete but not yet written.
     Flushing,
+    /// What is spoken is not HTTP any more.
+    Tunnel,
 }
 
 /// A request that a side answers.
@@ -158,7 +162,7 @@ impl Watch {
                 self.request_line.set(if self.ahead.take() { RequestLine::Read } else { RequestLine::Unread });
             }
             Stage::Head => {}
-            Stage::Busy | Stage::Held | Stage::Flushing => self.ahead.set(true),
+            Stage::Busy | Stage::Held | Stage::Flushing | Stage::Tunnel => self.ahead.set(true),
         }
         if self.stage.get() == Stage::Head {
             self.read_request_line(bytes);
@@ -193,6 +197,12 @@ impl Watch {
     /// The request waits in line, or has ceased to.
     pub(super) fn waits_in_line(&self, it_does: bool) {
         self.stage.set(if it_does { Stage::Held } else { Stage::Busy });
+    }
+
+    /// Client and backend speak something else from now on.
+    pub(super) fn becomes_tunnel(&self) {
+        self.stage.set(Stage::Tunnel);
+        self.wait.set(None);
     }
 
     /// A side answers the request.
@@ -436,9 +446,10 @@ impl Watch {
         self.cut_off.get()
     }
 
-    /// Has the request that waits in line be told that its turn will not come; tells whether one does.
+    /// Has the request that waits in line be told that its turn will not come, and both ends of a tunnel that it is over;
+    /// tells whether there is anybody to be told.
     pub(super) fn call_last(&self) -> bool {
-        let waits = self.stage.get() == Stage::Held;
+        let waits = matches!(self.stage.get(), Stage::Held | Stage::Tunnel);
         if waits {
             self.last_call.set(true);
             self.wake();
@@ -446,7 +457,7 @@ impl Watch {
         waits
     }
 
-    /// Ready once nobody's turn will come any more. Whoever calls that wakes the connection.
+    /// Ready once nobody's turn will come any more, and tunnels have to end. Whoever calls that wakes the connection.
     pub(super) fn poll_last_call(&self) -> Poll<()> {
         if self.last_call.get() { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -495,6 +506,7 @@ mod tests {
             body_idle: Duration::from_secs(30),
             keep_alive: Duration::from_secs(60),
             write_stall: Duration::from_secs(30),
+            tunnel_idle: None,
         };
         Watch::new(timeouts, Instant::now())
     }

@@ -40,7 +40,10 @@ pub(super) type Group = upstream::Group<RequestBody>;
 
 /// How often unused upstream connections and the drains of sides are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long those who wait in line have at the very end to hear that their turn will not come.
+/// Bytes that a tunnel hands on at once.
+const SCRATCH: usize = 32 << 10;
+/// How long those who wait in line have at the very end to hear that their turn will not come, and the ends of tunnels that
+/// these are over.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What every worker needs from the rest of the process.
@@ -201,6 +204,8 @@ pub(super) struct Worker {
     view: RefCell<Rc<View>>,
     connections: RefCell<HashMap<u64, Rc<Watch>>>,
     next_connection: Cell<u64>,
+    /// Room for what is read and handed on at once, for as long as nobody waits.
+    scratch: RefCell<Vec<u8>>,
     handshakes: Turns,
     emptied: tokio::sync::Notify,
 }
@@ -273,9 +278,17 @@ impl Worker {
             view: RefCell::new(Rc::new(view)),
             connections: RefCell::default(),
             next_connection: Cell::default(),
+            scratch: RefCell::default(),
             handshakes: Turns::default(),
             emptied: tokio::sync::Notify::new(),
         }
+    }
+
+    /// Does `act` with room for bytes that nobody else has meanwhile.
+    pub(super) fn with_scratch<T>(&self, act: impl FnOnce(&mut [u8]) -> T) -> T {
+        let mut scratch = self.scratch.borrow_mut();
+        scratch.resize(SCRATCH, 0);
+        act(&mut scratch)
     }
 
     pub(super) fn index(&self) -> usize {
@@ -393,7 +406,8 @@ impl Worker {
         self.connections.borrow().values().for_each(|watch| watch.drain());
     }
 
-    /// What still runs is cut off. Who still waits in line has not been sent anywhere and may be sent again: that is told.
+    /// What still runs is cut off. Who still waits in line has not been sent anywhere and may be sent again: that is told. So is
+    /// to both ends of a tunnel that it is over.
     async fn call_last(&self) {
         let waits = |(id, connection): (&u64, &Rc<Watch>)| {
             let mut waits = false;

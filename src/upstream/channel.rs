@@ -10,6 +10,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
 use super::incoming::{BrokenOff, Incoming};
+use super::passage::Passage;
 use super::{http1, http2};
 
 /// A way to a backend and back, for one request.
@@ -105,6 +106,26 @@ where
                 Pin::new(body).poll_frame(cx)
             }
             (Self::Http1(_), body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    /// Whether something else than HTTP may be spoken over it once the backend agrees.
+    pub fn may_become_passage(&self) -> bool {
+        match self {
+            Self::Http1(_) => true,
+            Self::Http2(stream) => stream.takes_extended_connect(),
+        }
+    }
+
+    /// What it becomes after an answer that has switched protocols, of which `body` is what follows; `None` if it broke instead.
+    pub async fn into_passage(self, body: Incoming) -> Option<Passage> {
+        match (self, body) {
+            (Self::Http1(mut connection), _) => {
+                let (socket, unread) = std::future::poll_fn(|cx| connection.poll_switched(cx)).await?;
+                Some(Passage::over_connection(socket, unread, connection.take_slot()))
+            }
+            (Self::Http2(stream), Incoming::Http2(received)) => stream.into_passage(received),
+            (Self::Http2(_), Incoming::Http1(_)) => None,
         }
     }
 

@@ -67,26 +67,37 @@ fn is_own_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Connects to `endpoint` for `client` within its connect timeout; `slot` is taken up until the connection is closed.
+/// Connects to `endpoint` for `client` within its connect timeout; `slot` is taken up until the connection is closed. Inside
+/// of TLS, `only` this is spoken, if given.
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
-pub(super) async fn connect<B>(endpoint: &Endpoint, client: Stated, slot: Slot) -> Result<Connected<B>, ConnectError>
+pub(super) async fn connect<B>(
+    endpoint: &Endpoint,
+    client: Stated,
+    slot: Slot,
+    only: Option<&[u8]>,
+) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    timeout(endpoint.timeouts.connect, set_up(endpoint, client, slot)).await.map_err(|_| ConnectError::Timeout)?
+    timeout(endpoint.timeouts.connect, set_up(endpoint, client, slot, only)).await.map_err(|_| ConnectError::Timeout)?
 }
 
-async fn set_up<B>(endpoint: &Endpoint, client: Stated, slot: Slot) -> Result<Connected<B>, ConnectError>
+async fn set_up<B>(
+    endpoint: &Endpoint,
+    client: Stated,
+    slot: Slot,
+    only: Option<&[u8]>,
+) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let socket = reach(endpoint, client, None).await?;
+    let socket = reach(endpoint, client, only).await?;
     let (scheme, is_http2) = match &socket {
         Socket::Tls(stream) => (uri::Scheme::HTTPS, stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2)),
         Socket::Tcp(_) | Socket::Unix(_) => (uri::Scheme::HTTP, endpoint.protocol.is_certainly_http2()),

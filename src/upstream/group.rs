@@ -128,6 +128,23 @@ where
         Box::pin(self.open_one_of(chosen, client, now, new)).await
     }
 
+    /// What can become a tunnel: a new connection, or a stream if the backend takes tunnels over streams. Where HTTP/2 was agreed
+    /// on and is not all that is spoken, and takes none, HTTP/1 is agreed on instead.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn obtain_passage(&self, client: Stated, now: Instant) -> Result<Obtained<B>, Failure> {
+        let Obtained { channel, pool, at } = self.obtain(client, now, true).await?;
+        if channel.may_become_passage() || pool.pool().endpoint().protocol.is_certainly_http2() {
+            return Ok(Obtained { channel, pool, at });
+        }
+        drop(channel);
+        let slot = self.state.slots.take().ok_or(Failure::BackendLimit)?;
+        let dialed = pool.pool().dial_http1(client, slot).await;
+        let channel = dialed.map_err(|error| failure_of(&error)).inspect_err(|failure| pool.pool().blame(*failure))?;
+        Ok(Obtained { channel, pool, at: Instant::now() })
+    }
+
     /// Opens up to `connections` to `pool` that nobody needs yet, as far as there may be more, one after the other, so that whoever
     /// is served meanwhile hardly notices. Of those that are shared one is enough. Tells how many there are.
     pub async fn warm(&self, pool: &Rc<Pool<B>>, connections: usize) -> usize {

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use hyper::body::{self, Body, Bytes, Frame};
 use hyper::client::conn::{TrySendError, http1};
-use hyper::{Request, Response};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::task::{JoinHandle, spawn_local};
@@ -41,6 +41,8 @@ pub struct Connection<B: Body + 'static> {
     nudge_waker: Waker,
     /// The task that drives it once it is [detached](Connection::detach); it ends with the connection.
     task: Option<AbortOnDrop>,
+    /// What is left of a connection on which something else than HTTP is spoken from now on.
+    switched: Option<Rest>,
     reused: bool,
     idle_since: Instant,
     /// For whom it was opened.
@@ -48,6 +50,9 @@ pub struct Connection<B: Body + 'static> {
     /// Given back when the connection is closed, and not before: it comes after what holds the socket.
     slot: Option<Slot>,
 }
+
+/// A connection that hyper is done with: its socket, and what was read from it and not looked at.
+pub(super) type Rest = (Socket, Bytes);
 
 /// What hyper says of a request that was handed to a connection.
 pub(super) type Sent<B> = Result<Response<body::Incoming>, TrySendError<Request<B>>>;
@@ -83,6 +88,7 @@ where
             nudge,
             nudge_waker,
             task: None,
+            switched: None,
             reused: false,
             idle_since,
             client,
@@ -113,11 +119,16 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Answered<B>> {
         // Whether the connection goes on or has ended shows in the answer, and only driving it brings one.
-        let _ = self.drive(cx);
+        let ended = self.drive(cx);
         let answer = ready!(sent.poll(&mut Context::from_waker(Waker::noop())));
         self.seen.end();
         Poll::Ready(match answer {
-            Ok(response) => Ok(response.map(body::Incoming::into)),
+            Ok(response) => {
+                if let (StatusCode::SWITCHING_PROTOCOLS, Poll::Ready(rest)) = (response.status(), ended) {
+                    self.switched = rest;
+                }
+                Ok(response.map(body::Incoming::into))
+            }
             Err(error) => Err(self.failure(error)),
         })
     }
@@ -157,16 +168,29 @@ where
         }
     }
 
-    /// Lets the connection read and write. Ready once it has ended, for whatever reason; the reason reaches whoever
-    /// waits for an answer or a body.
-    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(driver) = &mut self.driver else { return Poll::Ready(()) };
+    /// What the connection takes up, for whatever becomes of it.
+    pub(super) fn take_slot(&mut self) -> Option<Slot> {
+        self.slot.take()
+    }
+
+    /// What is left of it after an answer that switches protocols; `None` if it broke instead.
+    pub(super) fn poll_switched(&mut self, cx: &mut Context<'_>) -> Poll<Option<Rest>> {
+        match self.switched.take() {
+            Some(rest) => Poll::Ready(Some(rest)),
+            None => self.drive(cx),
+        }
+    }
+
+    /// Lets the connection read and write. Ready once it has ended, for whatever reason, with what is left of it; the reason
+    /// reaches whoever waits for an answer or a body.
+    fn drive(&mut self, cx: &mut Context<'_>) -> Poll<Option<Rest>> {
+        let Some(driver) = &mut self.driver else { return Poll::Ready(None) };
         self.seen.task_is(cx.waker());
         self.nudge.take();
         let polled = Pin::new(driver).poll(&mut Context::from_waker(&self.nudge_waker));
         if let Poll::Ready(_reported_elsewhere) = polled {
-            self.driver = None;
-            return Poll::Ready(());
+            let parts = self.driver.take().map(http1::Connection::into_parts);
+            return Poll::Ready(parts.map(|parts| (parts.io.into_inner().socket, parts.read_buf)));
         }
         if self.nudge.take() {
             cx.waker().wake_by_ref(); // it has more to do and wants others to have their turn first
@@ -312,11 +336,14 @@ impl Seen {
         match (reading, byte) {
             (Reading::Final, _) => Reading::Final,
             (Reading::StatusLine(0), b'\r' | b'\n') => reading,
-            (Reading::StatusLine(STATUS_AT), b'1') => {
+            (Reading::StatusLine(STATUS_AT), b'1') => Reading::Informational(1),
+            (Reading::StatusLine(STATUS_AT), _) => Reading::Final,
+            (Reading::Informational(1), b'0') => Reading::Informational(2),
+            (Reading::Informational(2), b'1') => Reading::Final, // 101: what follows is no HTTP
+            (Reading::Informational(_), _) => {
                 self.interim.set(self.interim.get() + 1);
                 Reading::Interim { at_line_start: false }
             }
-            (Reading::StatusLine(STATUS_AT), _) => Reading::Final,
             (Reading::StatusLine(at), _) => Reading::StatusLine(at + 1),
             (Reading::Interim { at_line_start: true }, b'\n') => Reading::StatusLine(0),
             (Reading::Interim { .. }, b'\n') => Reading::Interim { at_line_start: true },
@@ -331,6 +358,8 @@ impl Seen {
 enum Reading {
     /// This many bytes of a status line.
     StatusLine(usize),
+    /// This many digits of a status that begins with 1.
+    Informational(usize),
     /// An interim head, up to its empty line.
     Interim { at_line_start: bool },
     /// A final head, what belongs to it, or nothing.

@@ -14,14 +14,15 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, SendStream};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Bytes, Frame};
 use tokio::task::{spawn_local, unconstrained};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::http1::AbortOnDrop;
-use super::incoming::{BrokenOff, Incoming};
-use super::{Answered, Fault, SendError, Socket};
+use super::incoming::{BrokenOff, Incoming, Received};
+use super::passage::Passage;
+use super::{Answered, Duplex, Fault, SendError, Socket};
 use crate::capacity::Slot;
 
 /// Streams that we open on one connection, if the backend does not want fewer.
@@ -106,7 +107,7 @@ impl Connection {
         Some(Box::new(Stream {
             sender,
             scheme: self.scheme.clone(),
-            _claim: Claim(Rc::clone(&self.state)),
+            claim: Claim(Rc::clone(&self.state)),
             reply: None,
             failed: None,
             upload: None,
@@ -159,7 +160,7 @@ async fn silence(mut pings: PingPong, state: &State) {
 
 /// A stream in use.
 #[derive(Debug)]
-struct Claim(Rc<State>);
+pub(super) struct Claim(Rc<State>);
 
 impl Drop for Claim {
     fn drop(&mut self) {
@@ -175,7 +176,7 @@ impl Drop for Claim {
 pub struct Stream<B> {
     sender: SendRequest<Bytes>,
     scheme: Scheme,
-    _claim: Claim,
+    claim: Claim,
     reply: Option<ResponseFuture>,
     /// What was not even sent.
     failed: Option<SendError<B>>,
@@ -203,7 +204,8 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         let (parts, body) = request.into_parts();
         let head = Request::from_parts(parts, ());
         let is_done = body.is_end_stream();
-        match self.sender.send_request(absolute(head.clone(), self.scheme.clone()), is_done) {
+        let is_last = is_done && head.method() != Method::CONNECT; // what goes through a tunnel is no body
+        match self.sender.send_request(absolute(head.clone(), self.scheme.clone()), is_last) {
             Ok((reply, stream)) => {
                 self.reply = Some(reply);
                 self.spare = Some(head);
@@ -211,6 +213,17 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
             }
             Err(_) => self.failed = Some(SendError::unsent(Fault::Ended, head.map(|()| body))),
         }
+    }
+
+    /// Whether the backend has said that it takes extended CONNECT (RFC 8441 §3).
+    pub(super) fn takes_extended_connect(&self) -> bool {
+        self.sender.is_extended_connect_protocol_enabled()
+    }
+
+    /// Both directions, for what is no HTTP; `None` if it was never sent.
+    pub(super) fn into_passage(self, received: Received) -> Option<Passage> {
+        let sending = self.upload?.stream;
+        Some(Passage::over_stream(Duplex::new(received.into_stream(), sending), self.claim))
     }
 
     /// Sends what can be sent, and tells whether the answer has begun.

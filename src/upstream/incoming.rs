@@ -55,9 +55,23 @@ impl Incoming {
         let left = if stream.is_end_stream() { Some(0) } else { length };
         Self::Http2(Received { stream, left, is_read: false })
     }
+
+    /// The stream by which it comes, if it comes by one.
+    #[must_use]
+    pub fn into_stream(self) -> Option<RecvStream> {
+        match self {
+            Self::Http1(_) => None,
+            Self::Http2(received) => Some(received.into_stream()),
+        }
+    }
 }
 
 impl Received {
+    /// The stream itself, for what is no body.
+    pub(super) fn into_stream(self) -> RecvStream {
+        self.stream
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if !self.is_read {
             match ready!(self.stream.poll_data(cx)) {

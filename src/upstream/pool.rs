@@ -17,6 +17,7 @@ use crate::policy::ejection;
 use crate::policy::outcome::Failure;
 use crate::proxy_header::Stated;
 use crate::snapshot::Endpoint;
+use crate::tls;
 
 /// How many streams a connection has room for, before any has told.
 const STREAMS_EACH: usize = 100;
@@ -189,7 +190,18 @@ where
     /// # Errors
     /// When the endpoint does not take the connection in time.
     pub(super) async fn dial(&self, client: Stated, slot: Slot) -> Result<Channel<B>, ConnectError> {
-        self.admit(connect(&self.endpoint, client, slot).await?)
+        self.admit(connect(&self.endpoint, client, slot, None).await?)
+    }
+
+    /// A new connection of HTTP/1, whatever else the endpoint would rather speak. It is for one request.
+    ///
+    /// # Errors
+    /// When the endpoint does not take the connection in time.
+    pub(super) async fn dial_http1(&self, client: Stated, slot: Slot) -> Result<Channel<B>, ConnectError> {
+        match connect(&self.endpoint, client, slot, Some(tls::HTTP_1)).await? {
+            Connected::Http1(connection) => Ok(Channel::Http1(connection)),
+            Connected::Http2(_) => Err(ConnectError::Closed), // it was not asked for that
+        }
     }
 
     fn admit(&self, connected: Connected<B>) -> Result<Channel<B>, ConnectError> {

@@ -10,6 +10,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::mind_silence;
 use crate::proxy_header::{self, Stated};
 use crate::snapshot::{At, Endpoint};
 use crate::tls;
@@ -43,6 +44,15 @@ impl Socket {
             socket.write_all(&proxy_header::write(version, client)).await?;
         }
         Ok(socket)
+    }
+
+    /// Has the system find out whether the backend is still there while nothing comes from it.
+    pub(super) fn mind_silence(&self) {
+        match self {
+            Self::Tcp(stream) => mind_silence(stream),
+            Self::Unix(_) => {}
+            Self::Tls(stream) => stream.get_ref().0.mind_silence(),
+        }
     }
 
     /// The same in secret, with whoever `tls` says it has to be. What is spoken inside is `only` that, if given, and else what

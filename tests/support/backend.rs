@@ -175,6 +175,12 @@ impl Connection {
         Some(())
     }
 
+    /// The next `length` bytes, whatever they are; fewer if the connection ends before.
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        while self.unread.len() < length && self.read_more().is_some() {}
+        self.unread.drain(..length.min(self.unread.len())).collect()
+    }
+
     /// Waits until the other side has closed; false if it does not.
     pub fn is_closed_by_peer(&mut self) -> bool {
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -197,6 +197,15 @@ impl Client {
         }
     }
 
+    /// The next `length` bytes, whatever they are; the test fails if the connection ends before.
+    #[track_caller]
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        while self.unread.len() < length {
+            assert!(self.read_more(), "{length} bytes: {:?}", self.end);
+        }
+        self.unread.drain(..length).collect()
+    }
+
     /// Everything until the connection ends.
     pub fn read_to_end(&mut self) -> Vec<u8> {
         while self.read_more() {}

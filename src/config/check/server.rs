@@ -89,12 +89,17 @@ impl Checker<'_> {
         let body_idle = self.faults.take(&place.key("body_idle"), value::timeout(&raw.body_idle));
         let keep_alive = self.faults.take(&place.key("keep_alive"), value::timeout(&raw.keep_alive));
         let write_stall = self.faults.take(&place.key("write_stall"), value::timeout(&raw.write_stall));
+        let tunnel_idle = match &raw.tunnel_idle {
+            Some(idle) => Some(self.faults.take(&place.key("tunnel_idle"), value::timeout(idle))?),
+            None => None,
+        };
         Some(ClientTimeouts {
             handshake: handshake?,
             header: header?,
             body_idle: body_idle?,
             keep_alive: keep_alive?,
             write_stall: write_stall?,
+            tunnel_idle,
         })
     }
 
