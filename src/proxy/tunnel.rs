@@ -155,8 +155,8 @@ impl<C: AsyncRead + AsyncWrite + Unpin> Ends<C> {
     /// Carries what can be carried. Ready once that is over.
     fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Ending> {
         let up = self.up.poll(&mut self.client, &mut self.backend, scratch, cx);
-        if self.up.has_ended() {
-            self.first.get_or_insert(Party::Client);
+        if self.up.has_ended() || up == Err(Broken::Source) {
+            self.first.get_or_insert(Party::Client); // of two that go at once it was the client
         }
         let down = self.down.poll(&mut self.backend, &mut self.client, scratch, cx);
         if self.down.has_ended() {
