@@ -42,7 +42,7 @@ const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
 /// Bytes of an answer that wait to be written, for each stream. All of them together are what a client that does not read
 /// costs.
-const SEND_BUFFER: usize = 32 << 10;
+const SEND_BUFFER: usize = 16 << 10;
 /// Bytes of a head, as RFC 9113 §6.5.2 counts them: with 32 for each field, so that small fields are not cheap.
 const MAX_HEADER_LIST: usize = 16 << 10;
 /// Streams that a client may take back before anybody has looked at them (CVE-2023-44487).

@@ -18,7 +18,7 @@ use hyper::body::{self, Body, Bytes, Frame};
 use hyper::client::conn::{TrySendError, http1};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf, Take};
 use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::Instant;
 
@@ -29,6 +29,10 @@ use crate::proxy_header::Stated;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
+
+/// Bytes of an answer that are read at once, at most. Each answer that its client does not read holds as many; a byte less than
+/// a power of two, at which hyper would make room for twice as many.
+const READ_AT_ONCE: u64 = (16 << 10) - 1;
 
 /// A connection to a backend.
 #[derive(Debug)]
@@ -75,7 +79,7 @@ where
         slot: Slot,
     ) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
-        let io = TokioIo::new(Io { socket, seen: Rc::clone(&seen) });
+        let io = TokioIo::new(Io { socket: socket.take(READ_AT_ONCE), seen: Rc::clone(&seen) });
         let (sender, driver) =
             http1::Builder::new().writev(false).max_header_size(max_header_size).handshake(io).await?;
         let nudge = Arc::new(Nudge::default());
@@ -190,7 +194,7 @@ where
         let polled = Pin::new(driver).poll(&mut Context::from_waker(&self.nudge_waker));
         if let Poll::Ready(_reported_elsewhere) = polled {
             let parts = self.driver.take().map(http1::Connection::into_parts);
-            return Poll::Ready(parts.map(|parts| (parts.io.into_inner().socket, parts.read_buf)));
+            return Poll::Ready(parts.map(|parts| (parts.io.into_inner().socket.into_inner(), parts.read_buf)));
         }
         if self.nudge.take() {
             cx.waker().wake_by_ref(); // it has more to do and wants others to have their turn first
@@ -373,7 +377,7 @@ const STATUS_AT: usize = "HTTP/1.1 ".len();
 /// The socket as hyper sees it: it wakes the task itself, and keeps an eye on what arrives before a response head.
 #[derive(Debug)]
 struct Io {
-    socket: Socket,
+    socket: Take<Socket>,
     seen: Rc<Seen>,
 }
 
@@ -382,14 +386,24 @@ impl Io {
     fn with_task<T>(&mut self, poll: impl FnOnce(Pin<&mut Socket>, &mut Context<'_>) -> Poll<T>) -> Poll<T> {
         let task = self.seen.task.borrow();
         let waker = task.as_ref().unwrap_or(Waker::noop());
-        poll(Pin::new(&mut self.socket), &mut Context::from_waker(waker))
+        poll(Pin::new(self.socket.get_mut()), &mut Context::from_waker(waker))
+    }
+}
+
+impl Io {
+    /// Reads no more at once than is wanted of it: what comes is kept until the client takes it.
+    fn poll_some(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.socket.set_limit(READ_AT_ONCE);
+        let task = self.seen.task.borrow();
+        let waker = task.as_ref().unwrap_or(Waker::noop());
+        Pin::new(&mut self.socket).poll_read(&mut Context::from_waker(waker), buf)
     }
 }
 
 impl AsyncRead for Io {
     fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(self.with_task(|socket, cx| socket.poll_read(cx, buf)))?;
+        ready!(self.poll_some(buf))?;
         Poll::Ready(self.seen.check(&buf.filled()[before..]))
     }
 }
@@ -408,7 +422,7 @@ impl AsyncWrite for Io {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.socket.is_write_vectored()
+        self.socket.get_ref().is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
