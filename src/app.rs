@@ -20,6 +20,7 @@ use crate::control::controller::{Controller, Memories};
 use crate::control::files::{Files, Nudge, environment};
 use crate::control::in_force::{InForce, Told};
 use crate::control::journal::{Found, Journal, OpenError, takes_nothing};
+use crate::control::names::Lookout;
 use crate::control::order::Desk;
 use crate::control::overview::{Overview, Sources};
 use crate::listen::{self, Access, Listener};
@@ -157,9 +158,11 @@ impl App {
         let (ending, is_ending) = watch::channel(Ending::Running);
         let (leaving, is_leaving) = watch::channel(false);
         let shutdown = self.in_force.config().shutdown.clone();
+        let lookout = Lookout::begin(self.in_force.config()).await;
+        self.in_force.set_addresses(lookout.addresses());
         let data = DataPlane::start(&mut self.in_force, self.listeners, self.access_log.as_ref(), &is_ending)?;
         let mut watched = watch_workers(&data.workers);
-        let start = Start { text: self.text, in_force: self.in_force, told: self.told, journal: self.journal };
+        let start = Start { text: self.text, in_force: self.in_force, told: self.told, journal: self.journal, lookout };
         let control = ControlPlane::start(start, &data, self.admin, is_ending, is_leaving);
         let died = tokio::select! {
             () = until_asked_to_leave(&mut signals, &control.nudges) => None,
@@ -230,6 +233,7 @@ struct Start {
     in_force: InForce,
     told: Vec<Told>,
     journal: Memories,
+    lookout: Lookout,
 }
 
 /// Those who decide what is in force, and those who tell of it: tasks on the runtime that runs the process.
@@ -237,6 +241,7 @@ struct ControlPlane {
     overview: Arc<Overview>,
     nudges: mpsc::Sender<Nudge>,
     files: task::JoinHandle<()>,
+    lookout: task::JoinHandle<()>,
     controller: task::JoinHandle<()>,
     admin: task::JoinHandle<io::Result<()>>,
 }
@@ -249,7 +254,7 @@ impl ControlPlane {
         mut ending: watch::Receiver<Ending>,
         leaving: watch::Receiver<bool>,
     ) -> Self {
-        let Start { text, in_force, told, journal } = start;
+        let Start { text, in_force, told, journal, lookout } = start;
         let (events, queue) = mpsc::channel(64);
         let (nudges, reasons) = mpsc::channel(64);
         let config = in_force.config();
@@ -265,7 +270,9 @@ impl ControlPlane {
             state_dir: config.state_dir.clone(),
         }));
         let flag = in_force.flag().clone();
-        let files = Files::new(in_force.path().to_owned(), text, config, flag, events.clone());
+        let (names, lookout) = lookout.start(Arc::clone(&data.registry), events.clone());
+        let lookout = tokio::spawn(lookout);
+        let files = Files::new(in_force.path().to_owned(), text, config, flag, names, events.clone());
         let files = tokio::spawn(files.run(nudges.clone(), reasons));
         let errands = data.workers.iter().map(|worker| worker.errands.downgrade()).collect();
         let controller = Controller::new(in_force, told, Arc::clone(&overview), errands, events);
@@ -274,13 +281,14 @@ impl ControlPlane {
             let _the_process = ending.wait_for(|ending| *ending == Ending::Now).await;
         };
         let admin = tokio::spawn(admin::serve(admin, Arc::clone(&overview), gone));
-        Self { overview, nudges, files, controller, admin }
+        Self { overview, nudges, files, lookout, controller, admin }
     }
 
     /// Ends after the admin side, which removes its socket file, and after the webhooks were told what waits for them, if that
     /// takes no longer than `patience`.
     async fn end(self, patience: Duration) {
         self.files.abort();
+        self.lookout.abort();
         self.controller.abort();
         let _it_is_not_cancelled = self.admin.await;
         self.overview.webhooks.finish(patience).await;

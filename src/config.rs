@@ -11,6 +11,7 @@ mod error;
 mod fault;
 mod file;
 mod json;
+mod keyring;
 mod raw;
 mod shown;
 mod toml;
@@ -34,20 +35,25 @@ use self::document::{Document, Format, Place};
 pub use self::endpoint::{Address, Endpoint, Scheme};
 pub use self::error::{ConfigError, Fault};
 use self::fault::Faults;
+pub use self::keyring::{BackendTls, Keyring, ListenerTls, Pair, Trouble};
 pub use self::url::{NotUrl, Url, origin};
 pub use self::variables::Environment;
 pub use self::webhook::{SigningKey, Webhook, WebhookEvent};
 use bytes::Bytes;
 
+use crate::policy::balance::Balance;
 use crate::policy::bucket::{Hash, Percent};
-use crate::policy::decision::{OnMissing, Rule};
+use crate::policy::decision::{Fallback, OnMissing, Rule};
 use crate::policy::guard;
+use crate::policy::naming::Pace;
 use crate::policy::network::{Network, Trusted};
 use crate::policy::outcome::Failures;
 use crate::policy::query::Condition;
 use crate::policy::rollout::{self, Action, Plan, State, Strategy};
 use crate::policy::route::Match;
 use crate::policy::schedule::Schedule;
+use crate::policy::{ejection, health};
+use crate::proxy_header::Version;
 
 /// The largest config that is read.
 const LARGEST: u64 = 1 << 20;
@@ -77,6 +83,21 @@ pub fn read(path: &Path) -> Result<Vec<u8>, ConfigError> {
 ///
 /// Everything that is wrong with it.
 pub fn parse(text: &[u8], path: &Path, environment: Environment<'_>) -> Result<Config, ConfigError> {
+    parse_over(&Keyring::default(), text, path, environment)
+}
+
+/// Checks `text` like [`parse`], where `before` is what the files of TLS held: one that is not as it should be now is a
+/// [`Trouble`], and no error.
+///
+/// # Errors
+///
+/// Everything that is wrong with it.
+pub fn parse_over(
+    before: &Keyring,
+    text: &[u8],
+    path: &Path,
+    environment: Environment<'_>,
+) -> Result<Config, ConfigError> {
     let refused = |fault| whole_file(path, vec![fault]);
     let format = Format::of(path).map_err(|complaint| refused(complaint.unlocated()))?;
     if text.len() as u64 > LARGEST {
@@ -86,7 +107,7 @@ pub fn parse(text: &[u8], path: &Path, environment: Environment<'_>) -> Result<C
     let folder = path.parent().unwrap_or(Path::new(""));
     let hash = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(text));
     let mut faults = Faults::default();
-    check(&mut document, folder, hash, environment, &mut faults).ok_or_else(|| {
+    check(&mut document, folder, hash, environment, before, &mut faults).ok_or_else(|| {
         let (faults, omitted) = faults.into_parts();
         let faults = faults.into_iter().map(|(place, complaint)| document.fault(&place, complaint)).collect();
         ConfigError::new(&path.display().to_string(), faults, omitted)
@@ -100,11 +121,12 @@ fn check(
     folder: &Path,
     hash: String,
     environment: Environment<'_>,
+    before: &Keyring,
     faults: &mut Faults,
 ) -> Option<Config> {
     variables::expand(document.root_mut(), &Place::default(), environment, faults);
     let raw = de::read(document, faults)?;
-    check::check(&raw, folder, hash, faults)
+    check::check(&raw, folder, hash, before, faults)
         .map(|config| Config { written: Arc::new(shown::shown(document.root())), ..config })
 }
 
@@ -137,6 +159,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Proxies that are believed when they say whom they stand for.
     pub trusted_proxies: Trusted,
+    /// How the names of backends are looked up.
+    pub dns: Dns,
     /// The one flag: every rollout to OLD. `None` if it is not written, which lifts nothing.
     pub rollback: Option<bool>,
     /// What those are told whom maintenance turns away, and who passes.
@@ -159,6 +183,8 @@ pub struct Config {
     pub rollouts: BTreeMap<String, Rollout>,
     /// Routes in order; never empty (without routes in the file: one that covers everything).
     pub routes: Vec<Route>,
+    /// What the files of TLS hold: what each listener and endpoint speaks it by.
+    pub keyring: Keyring,
     /// The file as it is written, for people to look at: without what variables hold, and without passwords in URLs.
     pub written: Arc<serde_json::Value>,
     /// xxh3 of the file's bytes, 16 hex digits: tells configurations apart in logs and metrics.
@@ -172,6 +198,8 @@ pub struct Listener {
     pub address: ListenAddress,
     /// Whether each connection begins with a PROXY header that says whom it is for. Only with trusted proxies.
     pub proxy_protocol: bool,
+    /// TLS with its clients, by its files; `None`: they speak in clear text.
+    pub tls: Option<ListenerTls>,
 }
 
 /// Where somebody is listened to.
@@ -184,7 +212,7 @@ pub enum ListenAddress {
 }
 
 impl ListenAddress {
-    /// How clients name it: `http://127.0.0.1:8080` or `unix:/path`.
+    /// How clients name it in clear text: `http://127.0.0.1:8080` or `unix:/path`.
     #[must_use]
     pub fn url(&self) -> String {
         match self {
@@ -237,6 +265,28 @@ pub struct Token {
     pub secret: Secret,
 }
 
+/// How the names of backends are looked up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dns {
+    /// Who is asked, in this order; those of the system if it is empty.
+    pub servers: Vec<SocketAddr>,
+    /// For how long an answer counts. Default 5 s to 5 min.
+    pub pace: Pace,
+    /// How long the servers have together to answer about one name. Default 2 s.
+    pub timeout: Duration,
+    /// Whose addresses are used if a name has both. Default IPv4.
+    pub prefer: Family,
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// A records.
+    V4,
+    /// AAAA records.
+    V6,
+}
+
 /// How the process ends after TERM or INT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
@@ -249,6 +299,8 @@ pub struct Shutdown {
 /// How long a client may take.
 #[derive(Clone, Debug)]
 pub struct ClientTimeouts {
+    /// From a connection to the end of its TLS handshake. Default 5 s.
+    pub handshake: Duration,
     /// From a request head's first byte to its last. Default 10 s.
     pub header: Duration,
     /// Between two pieces of a request body. Default 30 s.
@@ -264,6 +316,8 @@ pub struct ClientTimeouts {
 pub struct Limits {
     /// Connections at once, over all listeners. Default 10 000.
     pub max_connections: usize,
+    /// TLS handshakes at once, over all workers. Default 256.
+    pub max_handshakes: usize,
     /// Bytes of a request head (and of a backend's response head). Default 32 KiB.
     pub max_header_size: usize,
     /// Header fields in a request. Default 100.
@@ -340,12 +394,25 @@ pub enum AccessLog {
 pub struct Backend {
     /// At least one.
     pub endpoints: Vec<Endpoint>,
+    /// How requests are spread over them.
+    pub balance: Balance,
     /// How long the backend may take.
     pub timeouts: BackendTimeouts,
-    /// How it is asked whether it is well; `None`: whether it accepts connections.
+    /// How its endpoints are asked whether they are well; `None`: they are not, and before a switch whether they accept
+    /// connections.
     pub health: Option<Health>,
-    /// What is spoken to it.
+    /// How endpoints that fail requests are taken out; `None` if they are not.
+    pub ejection: Option<ejection::Rules>,
+    /// For how long an endpoint that is new, or fit again, gets less than its share. Default 0 s, which is not at all.
+    pub slow_start: Duration,
+    /// How much it gets at once.
+    pub limits: BackendLimits,
+    /// How often a request is sent once more.
+    pub retries: Retries,
+    /// What is spoken to it; HTTP/1.1 if its connections begin with a PROXY header.
     pub protocol: Protocol,
+    /// With which PROXY header its connections begin.
+    pub proxy_protocol: Option<Version>,
 }
 
 /// What is spoken to a backend.
@@ -368,19 +435,43 @@ impl Protocol {
     }
 }
 
-/// How a backend is asked whether it is well, before a switch leads to it.
+/// How an endpoint is asked whether it is well: again and again, and before a switch leads to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// The path that is asked for; begins with `/`.
     pub path: String,
+    /// How long after an answer it is asked again; at least 10 ms. Default 5 s.
+    pub interval: Duration,
     /// How long the answer may take. Default 1 s.
     pub timeout: Duration,
+    /// How many bad or good answers in a row change something. Default 3 and 2.
+    pub thresholds: health::Thresholds,
+}
+
+/// How much a backend gets at once, from all workers together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackendLimits {
+    /// Connections that are open, to all of its endpoints; at least 1. Default 1024.
+    pub max_connections: usize,
+    /// Requests that wait for one; may be none. Default 1024.
+    pub max_pending: usize,
+    /// How long each of them waits at most. Default 1 s.
+    pub max_wait: Duration,
+}
+
+/// How often a request that has done nothing yet is sent once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retries {
+    /// How often more than once, 0 to 10. Default 1.
+    pub attempts: usize,
+    /// What each request puts into the [budget](crate::policy::budget::Budget); above 0. Default 20 %.
+    pub budget: Percent,
 }
 
 /// How long a backend may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendTimeouts {
-    /// To accept a connection. Default 1 s.
+    /// To accept a connection, its TLS handshake included. Default 1 s.
     pub connect: Duration,
     /// From the whole request sent to the response head. Default 30 s.
     pub response: Duration,
@@ -423,6 +514,8 @@ pub struct Rollout {
     pub guard: Option<Guard>,
     /// What answers in place of a NEW that fails; `None` if nothing does.
     pub shield: Option<Shield>,
+    /// What happens to requests whose side has no endpoint that is fit.
+    pub fallback: Fallback,
 }
 
 /// What takes NEW away when it hurts users.
@@ -456,7 +549,7 @@ impl Guard {
 pub struct Shield {
     /// Bytes of a request body that are kept at most, 0 to 16 MiB. Default 64 KiB.
     pub max_body: usize,
-    /// What each request puts into the [budget](crate::policy::shield::Budget); above 0. Default 20 %.
+    /// What each request puts into the [budget](crate::policy::budget::Budget); above 0. Default 20 %.
     pub budget: Percent,
     /// Which answers are failures: the guard's, whether there is a guard or not.
     pub failures: Arc<Failures>,

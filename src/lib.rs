@@ -7,7 +7,9 @@
 pub mod policy;
 pub mod proxy_header;
 pub mod telemetry;
+pub mod tls;
 
+pub mod capacity;
 pub mod config;
 pub mod metrics;
 

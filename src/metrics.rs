@@ -3,28 +3,33 @@
 //! A worker owns one [`Shard`] of every rollout's meters. Only that worker writes it, so counting is a load and a store
 //! without a lock or a locked instruction; readers may be a count behind, never wrong for long.
 
+pub mod backend;
+pub mod endpoint;
 mod exposition;
 mod histogram;
 pub mod process;
 pub mod shield;
 pub mod tally;
+pub mod tls;
 mod webhook;
 pub mod window;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, render};
+pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, TlsGauges, render};
 pub use histogram::{Distribution, Histogram};
 pub use webhook::{Delivery, WebhookMeters};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tracing_appender::non_blocking::ErrorCounter;
 
+use self::backend::{BackendState, NewEndpoint};
 use self::shield::ShieldMeter;
 use self::tally::Tallies;
+use self::tls::TlsMeters;
 use crate::policy::decision::{Reason, Side};
 pub use crate::policy::outcome::Failure;
 use crate::policy::rollout::Cause;
@@ -129,6 +134,7 @@ impl Why {
         Self::Decided(Reason::Rule),
         Self::Decided(Reason::Bucket),
         Self::Decided(Reason::MissingKey),
+        Self::Decided(Reason::Fallback),
         Self::Backend,
         Self::Unrouted,
         Self::Refused,
@@ -407,11 +413,19 @@ pub struct Registry {
     workers: usize,
     unsplit: Arc<Series>,
     rollouts: Mutex<BTreeMap<String, Arc<RolloutMeters>>>,
+    backends: Mutex<BTreeMap<String, Arc<BackendState>>>,
+    epoch: Instant,
+    /// Rung when an endpoint has failed too many requests in a row.
+    pub suspicion: Arc<Notify>,
+    /// Told when a request waits for a connection to a backend: who keeps one that nobody uses is to give it up.
+    pub wanted: watch::Sender<()>,
     /// Told of each bad request on NEW, so that a verdict waits for no tick.
     pub alarm: Notify,
     webhooks: Mutex<BTreeMap<String, Arc<WebhookMeters>>>,
     /// Connections from clients, a counter pair a worker.
     pub connections: Box<[ConnectionMeters]>,
+    /// TLS with clients, by worker.
+    pub tls: Box<[TlsMeters]>,
     log_dropped: Option<ErrorCounter>,
     /// Failed `accept` calls.
     pub accept_errors: AtomicU64,
@@ -419,6 +433,8 @@ pub struct Registry {
     pub connections_refused: AtomicU64,
     /// Connections that were closed because they did not begin with the PROXY header that was expected of them.
     pub proxy_protocol_errors: AtomicU64,
+    /// Names of backends that could not be looked up when they should have been.
+    pub dns_failures: AtomicU64,
 }
 
 /// What one worker knows of its clients' connections.
@@ -448,13 +464,19 @@ impl Registry {
             workers,
             unsplit: Arc::new(Series::new(workers)),
             rollouts: Mutex::default(),
+            backends: Mutex::default(),
+            epoch: Instant::now(),
+            suspicion: Arc::default(),
+            wanted: watch::channel(()).0,
             alarm: Notify::new(),
             webhooks: Mutex::default(),
             connections: (0..workers).map(|_| ConnectionMeters::default()).collect(),
+            tls: (0..workers).map(|_| TlsMeters::default()).collect(),
             log_dropped: None,
             accept_errors: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             proxy_protocol_errors: AtomicU64::new(0),
+            dns_failures: AtomicU64::new(0),
         }
     }
 
@@ -488,6 +510,25 @@ impl Registry {
     pub fn rollouts(&self) -> Vec<(String, Arc<RolloutMeters>)> {
         let rollouts = self.rollouts.lock().unwrap_or_else(PoisonError::into_inner);
         rollouts.iter().map(|(name, meters)| (name.clone(), Arc::clone(meters))).collect()
+    }
+
+    /// What is known of the backend `name`, made at its first mention. Control plane only.
+    #[must_use]
+    pub fn backend(&self, name: &str) -> Arc<BackendState> {
+        let new = || {
+            let new_endpoint =
+                NewEndpoint { workers: self.workers, epoch: self.epoch, bell: Arc::clone(&self.suspicion) };
+            Arc::new(BackendState::new(self.wanted.clone(), new_endpoint))
+        };
+        let mut backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(backends.entry(name.to_owned()).or_insert_with(new))
+    }
+
+    /// Every backend that ever was, by name.
+    #[must_use]
+    pub fn backends(&self) -> Vec<(String, Arc<BackendState>)> {
+        let backends = self.backends.lock().unwrap_or_else(PoisonError::into_inner);
+        backends.iter().map(|(name, state)| (name.clone(), Arc::clone(state))).collect()
     }
 
     /// The meters of the webhook `name`, made at its first mention.

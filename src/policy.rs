@@ -5,11 +5,16 @@
 
 pub mod actor;
 pub mod admission;
+pub mod balance;
 pub mod bucket;
+pub mod budget;
 pub mod decision;
 pub mod drain;
+pub mod ejection;
 pub mod guard;
+pub mod health;
 pub mod latch;
+pub mod naming;
 pub mod network;
 pub mod outcome;
 pub mod path;

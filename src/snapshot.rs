@@ -5,21 +5,29 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderName, HeaderValue};
 
-use crate::config::{self, BackendTimeouts, Config, Force, MaintenanceDefaults};
+use crate::config::{self, Address, BackendTimeouts, Config, Force, Keyring, MaintenanceDefaults, Scheme};
 use crate::hold::Queue;
+use crate::metrics::backend::BackendState;
+use crate::metrics::endpoint::EndpointState;
 use crate::metrics::{Registry, RolloutMeters, Seat, Series};
+use crate::policy::balance::Balance;
 use crate::policy::bucket::Percent;
-use crate::policy::decision::{OnMissing, Side, Split};
+use crate::policy::decision::{Fallback, OnMissing, Side, Split};
+use crate::policy::ejection;
 use crate::policy::network::Trusted;
 use crate::policy::outcome::Failures;
 use crate::policy::rollout::{Plan, State, Strategy};
 use crate::policy::route::Routes;
 use crate::policy::standing::{self, Standing};
+use crate::proxy_header::Version;
+use crate::tls;
 
 /// Everything in force for a request.
 #[derive(Debug)]
@@ -56,6 +64,10 @@ pub struct Snapshot {
     pub backends: Vec<Backend>,
     /// Where clients connect, in the order of the file as it was at the start.
     pub listeners: Vec<config::Listener>,
+    /// TLS with the clients of each of them; `None`: they speak in clear text.
+    pub tls: Vec<Option<Arc<tls::Server>>>,
+    /// What the files of TLS hold.
+    pub keyring: Keyring,
     /// Proxies that are believed when they say whom they stand for.
     pub trusted_proxies: Trusted,
     /// How long a client may take.
@@ -137,6 +149,8 @@ pub struct Overlay {
     pub queues: BTreeMap<Scope, Arc<Queue>>,
     /// Which requests of a rollout its guard counts: see [`Guarded::epoch`].
     pub epochs: BTreeMap<String, u64>,
+    /// What the names of endpoints stand for.
+    pub addresses: BTreeMap<String, Arc<[IpAddr]>>,
 }
 
 /// A rollout as it is in force.
@@ -170,6 +184,8 @@ pub struct Rollout {
     pub guard: Option<Guarded>,
     /// What answers in place of a NEW that fails; `None` if nothing does.
     pub shield: Option<config::Shield>,
+    /// What happens to requests whose side has no endpoint that is fit.
+    pub fallback: Fallback,
     /// Its meters.
     pub meters: Arc<RolloutMeters>,
 }
@@ -245,22 +261,37 @@ pub enum KeySource {
 pub struct Backend {
     /// Its name.
     pub name: String,
-    /// Its endpoints; at least one.
+    /// Its endpoints, one for each address of each name; none while no name has any.
     pub endpoints: Vec<Endpoint>,
     /// Its host, for a request that names none.
     pub host: HeaderValue,
+    /// How requests are spread over its endpoints.
+    pub balance: Balance,
+    /// For how long an endpoint that is new or fit again gets less than its share.
+    pub slow_start: Duration,
     /// How its endpoints are asked whether they are fit to serve.
     pub health: Option<config::Health>,
+    /// How endpoints that fail requests are taken out.
+    pub ejection: Option<ejection::Rules>,
+    /// How long a request waits for a connection.
+    pub max_wait: Duration,
+    /// How often a request is sent once more.
+    pub retries: config::Retries,
+    /// What is known of it beyond this snapshot.
+    pub state: Arc<BackendState>,
 }
 
 impl Backend {
+    /// Whether it has an endpoint that gets requests.
+    #[must_use]
+    pub fn is_fit(&self) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.state.is_fit())
+    }
+
     /// Whether both have the same addresses.
     #[must_use]
     pub fn is_where(&self, other: &Self) -> bool {
-        self.endpoints
-            .iter()
-            .map(|endpoint| &endpoint.address)
-            .eq(other.endpoints.iter().map(|endpoint| &endpoint.address))
+        self.endpoints.iter().map(|endpoint| &endpoint.at).eq(other.endpoints.iter().map(|endpoint| &endpoint.at))
     }
 
     /// Whether HTTP/2 may be spoken to it.
@@ -273,14 +304,22 @@ impl Backend {
 /// What makes connections exchangeable: workers keep one pool for each of these, over reloads.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where it is.
+    /// Where it is, as it is written.
     pub address: config::Endpoint,
+    /// Where connections to it lead.
+    pub at: At,
     /// What is spoken to it.
     pub protocol: config::Protocol,
+    /// With which PROXY header connections to it begin; each is then one client's.
+    pub proxy_protocol: Option<Version>,
+    /// TLS with it; without it we speak in clear text.
+    pub tls: Option<Arc<tls::Client>>,
     /// How long it may take.
     pub timeouts: BackendTimeouts,
     /// Bytes of a response head.
     pub max_header_size: usize,
+    /// What is known of it beyond this snapshot, as an endpoint of its backend.
+    pub state: Arc<EndpointState>,
 }
 
 impl Endpoint {
@@ -290,8 +329,49 @@ impl Endpoint {
         match self.protocol {
             config::Protocol::Http1 => false,
             config::Protocol::Http2 => true,
-            config::Protocol::Auto => self.address.scheme == config::Scheme::Https,
+            config::Protocol::Auto => self.address.scheme == Scheme::Https,
         }
+    }
+}
+
+/// Where connections lead: nothing there has to be looked up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum At {
+    /// An address and a port.
+    Tcp(SocketAddr),
+    /// The path of a socket of this machine.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// The endpoint with the address that it has, in the form in which it is written: `http://10.0.0.7:8080`, `unix:/path`.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.at, self.address.scheme) {
+            (At::Unix(_), _) => write!(f, "{}", self.at),
+            (At::Tcp(_), Scheme::Http) => write!(f, "http://{}", self.at),
+            (At::Tcp(_), Scheme::Https) => write!(f, "https://{}", self.at),
+        }
+    }
+}
+
+/// Where connections to `written` lead, by what names stand for.
+fn places(written: &config::Endpoint, addresses: &BTreeMap<String, Arc<[IpAddr]>>) -> Vec<At> {
+    match &written.address {
+        Address::Unix(path) => vec![At::Unix(path.clone())],
+        Address::Tcp { host, port } => match (host.parse::<IpAddr>(), addresses.get(host)) {
+            (Ok(ip), _) => vec![At::Tcp((ip, *port).into())],
+            (Err(_), Some(found)) => found.iter().map(|ip| At::Tcp((*ip, *port).into())).collect(),
+            (Err(_), None) => Vec::new(),
+        },
     }
 }
 
@@ -318,7 +398,9 @@ impl Snapshot {
             rollout(name, written, backends, InForce { plan, state, service, epoch }, registry.rollout(name))
         };
         let rollouts: Vec<Rollout> = config.rollouts.iter().map(put_in_force).collect();
-        let max_header_size = config.limits.max_header_size;
+        let put_up = |(name, written): (&String, &config::Backend)| {
+            backend(name, written, config, &overlay.addresses, registry.backend(name))
+        };
         Self {
             revision,
             config_hash: config.hash.clone(),
@@ -336,8 +418,10 @@ impl Snapshot {
             webhooks: config.webhooks.clone().into(),
             written: Arc::clone(&config.written),
             rollouts,
-            backends: config.backends.iter().map(|(name, written)| backend(name, written, max_header_size)).collect(),
+            backends: config.backends.iter().map(put_up).collect(),
             listeners: config.listeners.clone(),
+            tls: config.listeners.iter().map(|listener| server(listener, &config.keyring)).collect(),
+            keyring: config.keyring.clone(),
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
@@ -462,6 +546,7 @@ fn rollout(
         label: HeaderValue::from_str(name).expect("a checked name is letters, digits, '-' and '_'"),
         guard: written.guard.as_ref().map(|guard| guarded(guard, epoch)),
         shield: written.shield.clone(),
+        fallback: written.fallback,
         meters,
     }
 }
@@ -483,18 +568,46 @@ fn key_source(written: &config::KeySource) -> KeySource {
     }
 }
 
-fn backend(name: &str, written: &config::Backend, max_header_size: usize) -> Backend {
-    let endpoint = |address: &config::Endpoint| Endpoint {
+fn server(listener: &config::Listener, keyring: &Keyring) -> Option<Arc<tls::Server>> {
+    let files = listener.tls.as_ref()?;
+    Some(Arc::clone(keyring.server(files).expect("the keyring has what the listeners in force need")))
+}
+
+fn backend(
+    name: &str,
+    written: &config::Backend,
+    config: &Config,
+    addresses: &BTreeMap<String, Arc<[IpAddr]>>,
+    state: Arc<BackendState>,
+) -> Backend {
+    state.slots.limit(&written.limits);
+    let known = &state;
+    let endpoint = |address: &config::Endpoint, at: At| Endpoint {
+        state: known.endpoint(&at.to_string()),
         address: address.clone(),
+        at,
         protocol: written.protocol,
+        proxy_protocol: written.proxy_protocol,
+        tls: config.keyring.client(name, address).cloned(),
         timeouts: written.timeouts.clone(),
-        max_header_size,
+        max_header_size: config.limits.max_header_size,
     };
+    let endpoints = |address| places(address, addresses).into_iter().map(move |at| endpoint(address, at));
+    let endpoints: Vec<Endpoint> = written.endpoints.iter().flat_map(endpoints).collect();
+    // A single one is never taken out for what it fails.
+    let ejection = written.ejection.filter(|_| endpoints.len() > 1);
+    endpoints.iter().for_each(|endpoint| endpoint.state.watch(ejection.map(|rules| rules.consecutive_failures)));
     Backend {
         name: name.to_owned(),
-        endpoints: written.endpoints.iter().map(endpoint).collect(),
+        endpoints,
         host: HeaderValue::from_str(&written.endpoints[0].authority())
             .expect("a checked endpoint has a host of visible ASCII"),
+        balance: written.balance,
+        slow_start: written.slow_start,
         health: written.health.clone(),
+        ejection,
+        max_wait: written.limits.max_wait,
+        retries: written.retries,
+        state,
     }
 }

@@ -6,14 +6,17 @@
 
 mod channel;
 mod connect;
+mod group;
 mod http1;
 mod http2;
 mod incoming;
+mod line;
 mod pool;
 mod socket;
 
 pub use channel::{Answered, Channel, Fault, SendError, Sending};
-pub use connect::ConnectError;
+pub use connect::{ConnectError, reach};
+pub use group::{Group, Obtained};
 pub use incoming::{BrokenOff, Incoming};
-pub use pool::Pool;
+pub use pool::{Lease, Pool};
 pub use socket::Socket;

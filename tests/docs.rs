@@ -1,12 +1,14 @@
 //! The pages that tell how a task is done are done: their config is run, and each command as it is written.
 
 use std::fs;
+use std::net::TcpStream;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::process::Command;
 
 use tidegate::config::ListenAddress;
 
-use crate::support::process::{BINARY, Process};
+use crate::support::process::{BINARY, Process, own_address};
 use crate::support::{Backend, Client, Tidegate, eventually, relay};
 
 /// The fenced blocks of `page` in this language.
@@ -87,6 +89,13 @@ fn shielding() {
 }
 
 #[test]
+fn having_many_endpoints() {
+    let third = Backend::named("third");
+    let address = third.address.to_string();
+    follow("backends.md", |config| config.replace("127.0.0.1:9003", &address), |_| true);
+}
+
+#[test]
 fn a_migration_night() {
     follow("maintenance.md", as_written, |_| true);
 }
@@ -108,6 +117,39 @@ fn asking_prometheus() {
 }
 
 #[test]
+fn speaking_tls() {
+    let text = page("tls.md");
+    let (address, admin) = (own_address(), own_address());
+    let (old, new) = (Backend::named("old"), Backend::named("new"));
+    let here = |text: &str| {
+        text.replace("127.0.0.1:8443", &address.to_string()).replace("IP:127.0.0.1", &format!("IP:{}", address.ip()))
+    };
+    let config = here(&blocks(&text, "yaml")[0]);
+    let config =
+        config.replace("127.0.0.1:9001", &old.address.to_string()).replace("127.0.0.1:9002", &new.address.to_string());
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tidegate.yaml"), format!("admin: {{ address: {admin} }}\n{config}")).unwrap();
+    let path = format!("{}:{}", Path::new(BINARY).parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let run = |block: &str| {
+        let mut shell = Command::new("sh");
+        shell.args(["-euc", &here(block)]).current_dir(dir.path()).env("PATH", &path);
+        let done = shell.env("TIDEGATE_ADMIN", format!("http://{admin}")).output().unwrap();
+        let [out, err] = [done.stdout, done.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert!(done.status.success(), "{block}\nsaid:\n{out}\n{err}");
+    };
+    let (later, first): (Vec<_>, Vec<_>) =
+        blocks(&text, "sh").into_iter().partition(|block| block.starts_with("# while it runs"));
+    first.iter().for_each(|block| run(block));
+    let mut tidegate =
+        Command::new(BINARY).args(["run", "-c", "tidegate.yaml"]).current_dir(dir.path()).spawn().unwrap();
+    eventually("it takes connections", || TcpStream::connect(address).is_ok() && TcpStream::connect(admin).is_ok());
+    let done = catch_unwind(AssertUnwindSafe(|| later.iter().for_each(|block| run(block))));
+    tidegate.kill().unwrap();
+    tidegate.wait().unwrap();
+    done.unwrap_or_else(|panic| resume_unwind(panic));
+}
+
+#[test]
 fn listening() {
     let (old, new) = (Backend::named("old"), Backend::named("new"));
     let written = blocks(&page("listeners.md"), "yaml")[0].replace("unix:/run/tidegate/", "unix:");
@@ -120,6 +162,14 @@ fn listening() {
     assert_eq!(Client::connect(ports[1]).send("PROXY TCP4 192.0.2.7 192.0.2.1 56324 80\r\n").get("/", &[]).status, 200);
     let relayed = relay::to_unix(&tidegate.dir.path().join("traffic.sock"));
     assert_eq!(Client::connect(relayed).get("/", &[]).status, 200);
+}
+
+#[test]
+fn naming_backends() {
+    let backend = Backend::named("old");
+    let written = blocks(&page("names.md"), "yaml")[0].replace("listen: 127.0.0.1:8080\n", "");
+    let tidegate = Tidegate::start(&written.replace("9001", &backend.address.port().to_string()));
+    assert_eq!(tidegate.client().get("/", &[]).text(), "old");
 }
 
 #[test]

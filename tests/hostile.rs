@@ -4,6 +4,7 @@
 mod count;
 mod desync;
 mod headers;
+mod http2;
 mod requests;
 mod responses;
 mod slow;

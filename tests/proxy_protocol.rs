@@ -1,8 +1,11 @@
-//! The PROXY header in front of a client's connection: who is believed, what it changes, and what is closed.
+//! The PROXY header in front of a client's connection: who is believed, what it changes, and what is closed. And the one that
+//! tidegate sends to backends.
 
 use std::net::TcpStream;
+use std::sync::{Arc, Mutex};
 
-use crate::support::{Backend, Client, Tidegate, eventually, proxy::single};
+use crate::support::backend::{Connection, ok};
+use crate::support::{Backend, Client, Tidegate, eventually, proxy::single, relay};
 
 const COUNTED: &str = "tidegate_proxy_protocol_errors_total";
 
@@ -149,4 +152,122 @@ fn who_hangs_up_within_the_header_costs_nothing() {
         (tidegate.metric(COUNTED) - 2.0).abs() < 0.5
             && tidegate.metric("tidegate_client_connections{worker=\"0\"}").abs() < 0.5
     });
+}
+
+// -- to backends
+
+/// A backend whose connections begin with a PROXY header; it answers each request with the header of its connection, one of
+/// version 2 in the words of version 1.
+fn wanting_headers() -> Backend {
+    Backend::scripted(|connection| {
+        let Some(header) = read_header(connection) else { return };
+        while connection.read_request().is_some() {
+            connection.write(&ok(&[], header.as_bytes()));
+        }
+    })
+}
+
+fn read_header(connection: &mut Connection) -> Option<String> {
+    let mut header = connection.read_exactly(13)?;
+    if header.starts_with(b"PROXY") {
+        while !header.ends_with(b"\r\n") {
+            header.extend(connection.read_exactly(1)?);
+        }
+        return Some(String::from_utf8(header).unwrap().trim_end().to_owned());
+    }
+    assert_eq!(&header[..12], b"\r\n\r\n\0\r\nQUIT\n");
+    let [family, high, low] = connection.read_exactly(3)?.try_into().unwrap();
+    let said = connection.read_exactly(usize::from(u16::from_be_bytes([high, low])))?;
+    let dotted = |octets: &[u8]| octets.iter().map(u8::to_string).collect::<Vec<_>>().join(".");
+    let port = |at: usize| u16::from_be_bytes([said[at], said[at + 1]]);
+    Some(match (header[12], family) {
+        (0x20, 0) => "LOCAL".to_owned(),
+        (0x21, 0) => "PROXY UNKNOWN".to_owned(),
+        (0x21, 0x11) => format!("PROXY TCP4 {} {} {} {}", dotted(&said[..4]), dotted(&said[4..8]), port(8), port(10)),
+        other => format!("{other:?} {}", said.escape_ascii()),
+    })
+}
+
+/// A config that sends everything to `backend`, with PROXY headers of this version.
+fn introducing(backend: &Backend, version: &str) -> String {
+    let url = backend.url();
+    format!(
+        "backends: {{ only: {{ endpoints: [\"{url}\"], proxy_protocol: {version} }} }}\n\
+         routes: [{{ match: {{}}, backend: only }}]\n"
+    )
+}
+
+/// What a header says of `client`.
+fn header_of(client: &Client, tidegate: &Tidegate) -> String {
+    let own = client.stream.local_addr().unwrap();
+    format!("PROXY TCP4 {} {} {} {}", own.ip(), tidegate.address.ip(), own.port(), tidegate.address.port())
+}
+
+#[test]
+fn each_connection_to_a_backend_is_for_one_client_and_says_so() {
+    for version in ["v1", "v2"] {
+        let backend = wanting_headers();
+        let tidegate = Tidegate::start(&introducing(&backend, version));
+        let mut clients = [tidegate.client(), tidegate.client(), tidegate.client()];
+        for _ in 0..3 {
+            for client in &mut clients {
+                assert_eq!(client.get("/", &[]).text(), header_of(client, &tidegate), "{version}");
+            }
+        }
+        assert_eq!(backend.connections(), 3, "each client goes on with its own");
+    }
+}
+
+#[test]
+fn whom_a_proxy_in_front_names_is_named_to_the_backend() {
+    let backend = wanting_headers();
+    let text = introducing(&backend, "v2");
+    let tidegate = Tidegate::start_whole(&format!(
+        "listeners: [{{ address: 127.0.0.1:0, proxy_protocol: true }}]\nadmin: {{ address: 127.0.0.1:0 }}\n\
+         shutdown: {{ readiness_delay: 0s, drain_timeout: 2s }}\ntrusted_proxies: [127.0.0.1]\n{text}"
+    ));
+    for said in ["PROXY TCP4 192.0.2.7 192.0.2.1 56324 443", "PROXY TCP4 192.0.2.7 192.0.2.1 56325 443"] {
+        assert_eq!(tidegate.client().send(format!("{said}\r\n")).get("/", &[]).text(), said);
+    }
+}
+
+#[test]
+fn a_client_without_an_address_is_unknown_to_the_backend() {
+    let backend = wanting_headers();
+    let text = introducing(&backend, "v1");
+    let tidegate = Tidegate::start_whole(&format!(
+        "listen: unix:traffic.sock\nadmin: {{ address: 127.0.0.1:0 }}\n\
+         shutdown: {{ readiness_delay: 0s, drain_timeout: 2s }}\n{text}"
+    ));
+    let address = relay::to_unix(&tidegate.dir.path().join("traffic.sock"));
+    assert_eq!(Client::connect(address).get("/", &[]).text(), "PROXY UNKNOWN");
+}
+
+#[test]
+fn a_look_at_a_backend_is_for_nobody() {
+    let looks = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&looks);
+    let green = Backend::scripted(move |connection| {
+        let Some(header) = read_header(connection) else { return };
+        while connection.read_request().is_some() {
+            seen.lock().unwrap().push(header.clone());
+            connection.write(&ok(&[], b"green"));
+        }
+    });
+    let blue = Backend::named("blue");
+    let (blue, url) = (blue.url(), green.url());
+    let tidegate = Tidegate::start(&format!(
+        "backends:\n  blue: {{ endpoints: [\"{blue}\"] }}\n  \
+         green: {{ endpoints: [\"{url}\"], proxy_protocol: v2, health: {{ path: /healthz }} }}\n\
+         rollout: {{ strategy: blue_green, blue: blue, green: green, active: blue }}\n"
+    ));
+    let admin = tidegate.admin.strip_prefix("http://").unwrap().parse().unwrap();
+    let reason = serde_json::json!({"reason": "new release"});
+    let switched = Client::connect(admin).order("POST", "/api/v1/rollouts/default/switch", &reason);
+    assert_eq!(switched.status, 200, "{}", switched.text());
+    assert_eq!(looks.lock().unwrap()[0], "LOCAL");
+    let mut client = tidegate.client();
+    assert_eq!(client.get("/", &[]).text(), "green");
+    let header = header_of(&client, &tidegate);
+    assert_eq!(looks.lock().unwrap().last(), Some(&header));
 }

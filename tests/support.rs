@@ -3,13 +3,16 @@
 
 pub mod backend;
 pub mod client;
+pub mod dns;
 pub mod fault;
 pub mod foreign;
+pub mod frames;
 pub mod plane;
 pub mod process;
 pub mod prometheus;
 pub mod proxy;
 pub mod relay;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

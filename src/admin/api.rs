@@ -18,10 +18,11 @@ use super::operations::{paths, routes};
 use super::origin::screen;
 use super::problem::{Problem, nearest, shortened, unknown};
 use super::status::{self, GuardReport, Phase, Status, VERSION};
+use crate::config::Keyring;
 use crate::control::guards::Known;
 use crate::control::journal::Durability;
 use crate::control::overview::Overview;
-use crate::metrics::{self, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, process};
+use crate::metrics::{self, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, TlsGauges, process};
 use crate::policy::guard::Test;
 
 /// What the answers are made of.
@@ -103,6 +104,7 @@ fn exposition(sources: &Sources) -> String {
             successful: reload.successful,
             succeeded_at: reload.succeeded_at,
         },
+        tls: tls(&snapshot.keyring, SystemTime::now()),
         state: StateGauges {
             durable: overview.journal.durability() == Durability::Durable,
             lost: overview.lost().is_some(),
@@ -110,6 +112,16 @@ fn exposition(sources: &Sources) -> String {
         process: sources.process.process(Instant::now()),
         version: VERSION,
     })
+}
+
+fn tls(keyring: &Keyring, now: SystemTime) -> TlsGauges {
+    let certificates = keyring
+        .certificates()
+        .map(|(path, certificate)| (path.display().to_string(), certificate.not_after, certificate.days_left(now)));
+    TlsGauges {
+        successful: (!keyring.is_empty()).then_some(keyring.troubles().is_empty()),
+        certificates: certificates.collect(),
+    }
 }
 
 /// How far the evidence of each sense has come, by what it has to be worse than.

@@ -23,6 +23,7 @@ use super::change::entries;
 use super::lease::Lease;
 use super::problem::Problem;
 use super::status;
+use crate::control::health::HealthChange;
 use crate::control::journal::audit::Entry;
 use crate::control::overview::Overview;
 
@@ -48,8 +49,8 @@ impl Stage {
     /// Starts the task, which runs until `closing` does.
     pub(super) fn open(overview: Arc<Overview>, closing: watch::Receiver<()>) -> Self {
         let (joining, joined) = mpsc::channel(MAX_LISTENERS);
-        let changes = overview.changes.subscribe();
-        tokio::spawn(Teller { overview, changes, listeners: Vec::new(), told: 0 }.run(joined, closing));
+        let (changes, health) = (overview.changes.subscribe(), overview.health_changes.subscribe());
+        tokio::spawn(Teller { overview, changes, health, listeners: Vec::new(), told: 0 }.run(joined, closing));
         Self { seats: Arc::new(Semaphore::new(MAX_LISTENERS)), joining }
     }
 }
@@ -148,6 +149,7 @@ impl Listener {
 struct Teller {
     overview: Arc<Overview>,
     changes: broadcast::Receiver<Arc<Entry>>,
+    health: broadcast::Receiver<Arc<HealthChange>>,
     listeners: Vec<Listener>,
     /// The number of the last change that was told.
     told: u64,
@@ -165,6 +167,8 @@ impl Teller {
                     Err(broadcast::error::RecvError::Lagged(_)) => self.lose_everybody(),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
+                // Who misses some of these sees in the next status how it stands.
+                Ok(change) = self.health.recv() => self.tell_health(&change),
                 Some(listener) = joined.recv() => self.welcome(listener),
                 _ = tick.tick(), if !self.listeners.is_empty() => self.tell_status(),
             }
@@ -201,6 +205,14 @@ impl Teller {
             true => listener.hear(&all),
             false => listener.hear(&after(listener.after)),
         });
+    }
+
+    fn tell_health(&mut self, change: &HealthChange) {
+        let mut text = b"event: health\ndata: ".to_vec();
+        serde_json::to_writer(&mut text, &status::endpoint_change(change)).expect("texts and a boolean are JSON");
+        text.extend_from_slice(b"\n\n");
+        let text = Bytes::from(text);
+        self.listeners.retain(|listener| listener.hear(&text));
     }
 
     fn tell_status(&mut self) {

@@ -3,16 +3,19 @@
 //! The percent stands there in its layers, side by side: what the config says, what somebody put on top, what is in force,
 //! and what the traffic really did.
 
+mod endpoint;
 mod guard;
 mod process;
 mod rollout;
 mod standing;
 mod time;
+mod tls;
 mod webhook;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::endpoint::endpoint_change;
 pub use self::guard::{guard_report, share};
 pub use self::process::of;
 pub use self::rollout::of_rollout;
@@ -47,6 +50,8 @@ pub struct Status {
     pub client_connections: u64,
     /// Whether what is in force would survive a restart.
     pub state: StateStatus,
+    /// Certificates that are in use, and files of TLS that are not as they should be.
+    pub tls: TlsStatus,
     /// Who is told of changes, in the order of the file.
     pub webhooks: Vec<WebhookStatus>,
     /// How everybody is turned away; null if nobody is.
@@ -110,6 +115,41 @@ pub struct StateStatus {
     pub why: Option<String>,
     /// Why what was remembered could not be believed at the start; null if it could.
     pub note: Option<String>,
+}
+
+/// What the files of TLS hold.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct TlsStatus {
+    /// The certificates that are in use, by their files.
+    pub certificates: Vec<CertificateStatus>,
+    /// Files that are not as they should be; what was read from them before is in use.
+    pub troubles: Vec<TroubleStatus>,
+}
+
+/// A certificate that is in use.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CertificateStatus {
+    /// Its file.
+    pub file: String,
+    /// Whose it is, as RFC 4514 writes it.
+    pub subject: String,
+    /// The names of hosts that it is for.
+    pub names: Vec<String>,
+    /// Until when it is valid, as RFC 3339.
+    pub valid_until: String,
+    /// Whole days until then; below zero once it has expired.
+    pub days_left: i64,
+    /// Whether somebody should see to it: less than 14 days are left, or none.
+    pub expires_soon: bool,
+}
+
+/// A file of TLS that is not as it should be.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TroubleStatus {
+    /// The file.
+    pub file: String,
+    /// What is wrong with it.
+    pub message: String,
 }
 
 /// Who is told of changes, and how that goes.
@@ -498,10 +538,22 @@ pub struct SideStatus {
     pub color: Option<String>,
     /// Requests that are running.
     pub inflight: u64,
-    /// Endpoints that get requests. Without health checks: all.
+    /// Endpoints that get requests: neither their health checks nor failed requests speak against them.
     pub healthy: usize,
     /// Endpoints.
     pub endpoints: usize,
+    /// Each of them.
+    #[serde(default)]
+    pub endpoint_list: Vec<EndpointStatus>,
+    /// Connections to all of them that are open.
+    #[serde(default)]
+    pub connections: usize,
+    /// How many may be.
+    #[serde(default)]
+    pub max_connections: usize,
+    /// Requests that wait for one.
+    #[serde(default)]
+    pub pending: usize,
     /// Requests that ended in the last minute.
     pub requests: u64,
     /// The same a second.
@@ -512,6 +564,40 @@ pub struct SideStatus {
     pub failure_share: Option<f64>,
     /// How long they took; null without requests.
     pub latency_ms: Option<Latency>,
+}
+
+/// An endpoint of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EndpointStatus {
+    /// Where it is.
+    pub endpoint: String,
+    /// Whether it gets requests.
+    pub healthy: bool,
+    /// Why it gets none; null if it gets some.
+    pub why: Option<String>,
+    /// Since when, as RFC 3339.
+    pub since: String,
+    /// What the last health check found; null if there was none.
+    pub last_check: Option<String>,
+    /// Requests that run there.
+    pub inflight: u64,
+    /// How often it was taken out because it failed requests.
+    pub ejections: u64,
+}
+
+/// An endpoint gets requests again, or gets none any more: the `health` of `/api/v1/events`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct EndpointChange {
+    /// When, as RFC 3339.
+    pub at: String,
+    /// Whose it is.
+    pub backend: String,
+    /// Where it is.
+    pub endpoint: String,
+    /// Whether it gets requests.
+    pub healthy: bool,
+    /// Why it gets none; null if it gets some.
+    pub why: Option<String>,
 }
 
 /// Percentiles in milliseconds, at most one part in 16 too high.

@@ -3,12 +3,14 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::Args;
 use serde_json::json;
 
 use super::output::{Format, print, print_json};
 use crate::config::{self, Config, ConfigError};
+use crate::tls::Certificate;
 
 /// Arguments of `tidegate check`.
 #[derive(Clone, Debug, Args)]
@@ -27,7 +29,12 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     match args.format {
         Format::Json => print_json(&findings(&args.config, &loaded))?,
         Format::Text => match &loaded {
-            Ok(config) => print(&format!("{} is fine: {}\n", args.config.display(), contents(config)))?,
+            Ok(config) => {
+                print(&format!("{} is fine: {}\n", args.config.display(), contents(config)))?;
+                for warning in warnings(config, SystemTime::now()) {
+                    writeln!(io::stderr(), "warning: {warning}")?;
+                }
+            }
             Err(error) => write!(io::stderr(), "{error}")?,
         },
     }
@@ -41,9 +48,20 @@ pub(super) fn load(path: &Path) -> Result<Config, ConfigError> {
 
 fn findings(path: &Path, loaded: &Result<Config, ConfigError>) -> serde_json::Value {
     match loaded {
-        Ok(config) => json!({"file": path.display().to_string(), "valid": true, "hash": config.hash, "errors": []}),
+        Ok(config) => json!({"file": path.display().to_string(), "valid": true, "hash": config.hash, "errors": [],
+            "warnings": warnings(config, SystemTime::now())}),
         Err(error) => json!({"file": path.display().to_string(), "valid": false, "errors": error.to_json()}),
     }
+}
+
+/// What is right now and will not be for long.
+fn warnings(config: &Config, now: SystemTime) -> Vec<String> {
+    let soon = config.keyring.certificates().filter(|(_, certificate)| certificate.expires_soon(now));
+    let told = |(path, certificate): (&Path, &Certificate)| {
+        let days = counted(usize::try_from(certificate.days_left(now)).unwrap_or(0), "day");
+        format!("the certificate {} expires in {days}, on {}", path.display(), certificate.valid_until())
+    };
+    soon.map(told).collect()
 }
 
 /// What a config holds, in one line.

@@ -3,6 +3,7 @@
 
 mod admin;
 mod backends;
+mod dns;
 mod guard;
 mod maintenance;
 mod queries;
@@ -13,6 +14,7 @@ mod schedule;
 mod server;
 mod shield;
 mod strategy;
+mod tls;
 mod webhooks;
 
 use std::path::Path;
@@ -20,17 +22,28 @@ use std::path::Path;
 use super::document::Place;
 use super::error::Complaint;
 use super::fault::Faults;
-use super::{Config, raw, value};
+use super::{Config, Keyring, raw, value};
 
-/// The folder that relative paths start from, and the complaints so far.
+/// What is known while a config is checked, and the complaints so far.
 struct Checker<'a> {
+    /// Where relative paths start.
     folder: &'a Path,
     faults: &'a mut Faults,
+    /// What the files of TLS hold.
+    keyring: Keyring,
+    /// What they held before.
+    before: &'a Keyring,
 }
 
 /// Checks everything. `None` after at least one complaint.
-pub(super) fn check(raw: &raw::Raw, folder: &Path, hash: String, faults: &mut Faults) -> Option<Config> {
-    let mut checker = Checker { folder, faults };
+pub(super) fn check(
+    raw: &raw::Raw,
+    folder: &Path,
+    hash: String,
+    before: &Keyring,
+    faults: &mut Faults,
+) -> Option<Config> {
+    let mut checker = Checker { folder, faults, keyring: Keyring::default(), before };
     let config = checker.config(raw, hash);
     config.filter(|_| checker.faults.is_empty())
 }
@@ -43,6 +56,7 @@ impl Checker<'_> {
         let admin = self.admin(&raw.admin, &listeners);
         let workers = self.faults.take(&root.key("workers"), value::workers(&raw.workers));
         let state_dir = self.optional_path(&root.key("state_dir"), raw.state_dir.as_deref());
+        let dns = self.dns(&raw.dns);
         let maintenance = self.maintenance(&raw.maintenance);
         let hold = self.hold(&raw.hold);
         let shutdown = self.shutdown(&raw.shutdown);
@@ -60,6 +74,7 @@ impl Checker<'_> {
             workers: workers?,
             state_dir,
             trusted_proxies,
+            dns: dns?,
             rollback: raw.rollback,
             maintenance: maintenance?,
             hold: hold?,
@@ -71,6 +86,7 @@ impl Checker<'_> {
             backends: backends.checked,
             rollouts,
             routes,
+            keyring: std::mem::take(&mut self.keyring),
             written: std::sync::Arc::default(),
             hash,
         })

@@ -76,6 +76,14 @@ impl Complaint {
         }
     }
 
+    /// What is wrong and what to do about it, for a log.
+    pub(super) fn in_one_line(&self) -> String {
+        match &self.help {
+            Some(help) => format!("{}; {help}", self.message),
+            None => self.message.clone(),
+        }
+    }
+
     /// A fault of the file as a whole.
     pub(super) fn unlocated(self) -> Fault {
         let Self { message, found, allowed, help } = self;

@@ -1,20 +1,26 @@
 //! The configuration as it is written. These types read the file and make the schema, so their comments are what users
 //! read; what a value means, and whether it makes sense, is for `check` to say.
 
+mod backend;
 mod guard;
 mod scalar;
 mod shield;
+mod tls;
 
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::backend::{
+    Backend, BackendLimits, BackendTimeouts, Balance, Ejection, Health, Protocol, ProxyVersion, Retries,
+};
 pub(super) use self::guard::{Action, Failures, Guard, Latency, Query, Statuses};
 pub(super) use self::scalar::{
     Amount, Count, Duration, HeaderValue, Key, OneOrMany, Percent, Rate, Scalar, Size, SlowerThan, StepHold, Workers,
 };
 pub(super) use self::shield::Shield;
+pub(super) use self::tls::{BackendTls, ClientAuth, ListenerTls, Pair, TlsVersion};
 
 /// The configuration of tidegate, a progressive traffic router.
 #[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
@@ -37,6 +43,8 @@ pub(super) struct Raw {
     /// Networks of proxies whose `x-forwarded-*` and PROXY headers are believed, such as `10.0.0.0/8`; the word `unix` stands
     /// for whoever comes through a unix socket.
     pub(super) trusted_proxies: Vec<String>,
+    /// How the names of backends are looked up.
+    pub(super) dns: Dns,
     /// The one flag: `true` sends every rollout to OLD, `false` lifts what `true` did. Without it nothing is said: a line
     /// that has vanished lifts nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +89,49 @@ pub(super) struct Listener {
     /// Whether each connection begins with a PROXY header, version 1 or 2, that says whom it is for. Connections without it,
     /// and from others than `trusted_proxies`, are closed.
     pub(super) proxy_protocol: bool,
+    /// Has clients speak TLS. Without it they speak in clear text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) tls: Option<ListenerTls>,
+}
+
+/// How the names of backends are looked up: again and again, beside the requests. What was found last stays in use while no
+/// server answers.
+#[derive(Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Dns {
+    /// Name servers that are asked, in this order, such as `10.0.0.2` or `127.0.0.1:5353`. Without them those of
+    /// `/etc/resolv.conf`, with its search list.
+    pub(super) servers: Vec<String>,
+    /// Addresses are used for at least this long, even if the answer says less.
+    pub(super) min_ttl: Duration,
+    /// Addresses are used for at most this long, even if the answer says more.
+    pub(super) max_ttl: Duration,
+    /// How long the servers have together to answer about one name.
+    pub(super) timeout: Duration,
+    /// Whose addresses are used if a name has both: `ipv4` or `ipv6`.
+    pub(super) prefer: Family,
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Self {
+            servers: Vec::new(),
+            min_ttl: Duration::new("5s"),
+            max_ttl: Duration::new("5m"),
+            timeout: Duration::new("2s"),
+            prefer: Family::Ipv4,
+        }
+    }
+}
+
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Family {
+    /// The addresses of IPv4 if there are any.
+    Ipv4,
+    /// The addresses of IPv6 if there are any.
+    Ipv6,
 }
 
 /// Where status, metrics and the admin API are served.
@@ -210,6 +261,8 @@ impl Default for Shutdown {
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct ClientTimeouts {
+    /// From a connection to the end of its TLS handshake.
+    pub(super) handshake: Duration,
     /// From a request head's first byte to its last.
     pub(super) header: Duration,
     /// Between two pieces of a request body.
@@ -223,6 +276,7 @@ pub(super) struct ClientTimeouts {
 impl Default for ClientTimeouts {
     fn default() -> Self {
         Self {
+            handshake: Duration::new("5s"),
             header: Duration::new("10s"),
             body_idle: Duration::new("30s"),
             keep_alive: Duration::new("60s"),
@@ -237,6 +291,8 @@ impl Default for ClientTimeouts {
 pub(super) struct Limits {
     /// Connections at once, over all listeners.
     pub(super) max_connections: Count,
+    /// TLS handshakes at once, divided among the workers. Those beyond wait for their turn, first come, first served.
+    pub(super) max_handshakes: Count,
     /// The size of a request head, and of a backend's response head; at least `8KiB`.
     pub(super) max_header_size: Size,
     /// Header fields in a request.
@@ -252,6 +308,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: Count::new(10_000),
+            max_handshakes: Count::new(256),
             max_header_size: Size::new("32KiB"),
             max_header_fields: Count::new(100),
             max_target: Size::new("8KiB"),
@@ -304,81 +361,6 @@ pub(super) enum WebhookEvent {
 
 impl WebhookEvent {
     const ALL: [Self; 5] = [Self::Trip, Self::Rollback, Self::Resume, Self::Step, Self::Switch];
-}
-
-/// The addresses that serve one version.
-#[derive(Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["endpoints"]))]
-pub(super) struct Backend {
-    /// At least one of `http://HOST[:PORT]` (port 80 unless given), `https://HOST[:PORT]` (443) or `unix:/PATH`, the socket of
-    /// a server of this machine.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) endpoints: Option<Vec<String>>,
-    /// What is spoken to the backend.
-    pub(super) protocol: Protocol,
-    /// How long the backend may take.
-    pub(super) timeouts: BackendTimeouts,
-    /// How the backend is asked whether it is well before a switch leads to it. Without it, it only has to accept
-    /// connections.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) health: Option<Health>,
-}
-
-/// What is spoken to a backend.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Protocol {
-    /// What both sides agree on over TLS, and HTTP/1.1 without it.
-    #[default]
-    Auto,
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2; without TLS by prior knowledge, as gRPC servers have it.
-    H2,
-}
-
-/// How a backend is asked whether it is well: it has to answer 2xx.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("required" = ["path"]))]
-pub(super) struct Health {
-    /// The path to ask for, such as `/healthz`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) path: Option<String>,
-    /// How long the answer may take.
-    pub(super) timeout: Duration,
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Self { path: None, timeout: Duration::new("1s") }
-    }
-}
-
-/// How long a backend may take.
-#[derive(Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct BackendTimeouts {
-    /// To accept a connection.
-    pub(super) connect: Duration,
-    /// From the whole request sent to the response head.
-    pub(super) response: Duration,
-    /// How long an unused connection is kept; keep it below the backend's own keep-alive.
-    pub(super) idle: Duration,
-    /// Between two pieces of a response body.
-    pub(super) stream_idle: Duration,
-}
-
-impl Default for BackendTimeouts {
-    fn default() -> Self {
-        Self {
-            connect: Duration::new("1s"),
-            response: Duration::new("30s"),
-            idle: Duration::new("4s"),
-            stream_idle: Duration::new("5m"),
-        }
-    }
 }
 
 /// A pair of backends and how requests are split between them.
@@ -443,6 +425,19 @@ pub(super) struct Rollout {
     /// Lets OLD answer requests that NEW failed, if they may be sent again. It is not there unless it is written.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) shield: Option<Shield>,
+    /// What happens to requests whose side has no endpoint that is fit.
+    pub(super) fallback: Fallback,
+}
+
+/// What happens to requests whose side has no endpoint that is fit.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Fallback {
+    /// They are answered with 503.
+    #[default]
+    None,
+    /// The other side answers them: never NEW while it is rolled back, drained or at 0 %, and never for testers.
+    OtherSide,
 }
 
 /// How people are moved.

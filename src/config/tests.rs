@@ -1,5 +1,6 @@
 //! The config from outside: a text goes in, a checked config or a told error comes out.
 
+mod backends;
 mod errors;
 mod forms;
 mod guard;

@@ -5,6 +5,7 @@
 //! so before it is.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,11 +15,13 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::announce::{Announcer, Answer};
 use super::clock::{Clock, Reading as Clocks};
+use super::expiry::Expiry;
 use super::files::{Reading, Reloaded};
 use super::findings::{Finding, Findings, keep_what_stands};
 use super::flag::Flag;
 use super::gate;
 use super::guards::{Guards, Known};
+use super::health::Keeper;
 use super::in_force::{InForce, Seen, Told};
 use super::journal::Journal;
 use super::journal::audit::{Draft, Who};
@@ -27,7 +30,7 @@ use super::order::{Order, Scope};
 use super::overview::{Overview, Progress, Reload};
 use super::pacer::Pacer;
 use super::queries::{Answered, Queries};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, Keyring};
 use crate::metrics::{Registry, window};
 use crate::policy::actor::{Actor, Source};
 use crate::policy::decision::Side;
@@ -47,6 +50,8 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(10);
 pub enum Event {
     /// The config file was read; those who asked for it want to know how that went.
     Read(Reading, Vec<oneshot::Sender<Reloaded>>),
+    /// The files of TLS hold something else than before, or are not as they should be any more.
+    Renewed(Keyring),
     /// The flag file asks for something else than before.
     Flagged(Flag),
     /// An operator wants something.
@@ -55,6 +60,8 @@ pub enum Event {
     Looked(Box<Order>, Answer, Vec<Endpoint>, Result<(), String>),
     /// A query of a guard was answered, or not.
     Answered(Answered),
+    /// The name of an endpoint stands for these addresses now.
+    Resolved(String, Arc<[IpAddr]>),
 }
 
 /// The controller's task: owns what is in force.
@@ -67,7 +74,10 @@ pub struct Controller {
     errands: Vec<Errands>,
     events: mpsc::Sender<Event>,
     clock: Clock,
+    expiry: Expiry,
     pacer: Pacer,
+    /// Looks after the endpoints.
+    keeper: Keeper,
     guards: Guards,
     /// What they have found and still stands.
     findings: Findings,
@@ -89,8 +99,10 @@ impl Controller {
     ) -> Self {
         let announcer = Announcer::start(Arc::clone(&overview));
         overview.webhooks.follow(&overview.snapshot.load().webhooks);
+        let keeper = Keeper::start(&overview.snapshot, Arc::clone(&overview.registry), overview.health_changes.clone());
         let mut this = Self {
             in_force,
+            keeper,
             published: Arc::clone(&overview.snapshot),
             overview,
             announcer,
@@ -98,6 +110,7 @@ impl Controller {
             queries: Queries::new(events.clone()),
             events,
             clock: Clock::new(Clocks::now()),
+            expiry: Expiry::default(),
             pacer: Pacer::default(),
             guards: Guards::new(Instant::now()),
             findings: Findings::new(),
@@ -137,6 +150,7 @@ impl Controller {
         let now = SystemTime::now();
         match event {
             Event::Read(reading, answers) => self.read(reading, answers, now),
+            Event::Renewed(keyring) => self.renew(keyring),
             Event::Flagged(flag) => {
                 let told = self.in_force.flagged(&flag, now);
                 self.put_in_force(told, None);
@@ -153,6 +167,11 @@ impl Controller {
                 _ => self.obey(&looked(*order, found), answer, now),
             },
             Event::Answered(answered) => self.hear(answered),
+            Event::Resolved(name, addresses) => {
+                if self.in_force.resolved(name, addresses) {
+                    self.publish();
+                }
+            }
         }
     }
 
@@ -171,6 +190,7 @@ impl Controller {
         self.in_force.set_epochs(epochs);
         let snapshot = Arc::new(self.in_force.snapshot(&self.overview.registry));
         self.published.store(Arc::clone(&snapshot));
+        self.keeper.follow(&snapshot);
         self.guards.begin(&self.overview.registry);
         self.queries.follow(&self.in_force);
         self.overview.webhooks.follow(&snapshot.webhooks);
@@ -278,6 +298,22 @@ impl Controller {
         Ok(self.in_force.config().hash.clone())
     }
 
+    /// Takes what the files of TLS hold now. Connections that are open go on as they are.
+    fn renew(&mut self, keyring: Keyring) {
+        let before = self.published.load_full();
+        for trouble in keyring.troubles().iter().filter(|trouble| !before.keyring.troubles().contains(trouble)) {
+            let path = trouble.path.display();
+            tracing::error!(%path, "TLS goes on with what was read before: {}", trouble.message);
+        }
+        if !keyring.holds_the_same_as(&before.keyring) {
+            tracing::info!("the files of TLS were read anew");
+        } else if keyring.troubles().is_empty() {
+            tracing::info!("the files of TLS are as they should be again");
+        }
+        self.in_force.renew(keyring);
+        self.publish();
+    }
+
     fn note(&self, change: impl FnOnce(Reload) -> Reload) {
         let before = Reload::clone(&self.overview.reload.load());
         let attempts = before.attempts + 1;
@@ -364,6 +400,7 @@ impl Controller {
         self.look_at_new();
         self.show_guards();
         let now = Clocks::now();
+        self.expiry.look(&self.in_force.config().keyring, now.wall);
         let passed = self.clock.look(now);
         if let Some(seconds) = passed.jumped {
             tracing::warn!(seconds, "the wall clock jumped; deadlines wait until it has been steady for a minute");

@@ -5,18 +5,26 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::SystemTime;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until, timeout_at};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use super::controller::Event;
 use super::flag::{self, Flag};
+use super::names::{Names, names_in};
 use super::settle::{NO_LATER_THAN, QUIET, TORN, probation};
 use super::watcher::{Identity, Watcher, identity};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Keyring, ListenAddress, Trouble};
 
 /// How often files are looked at without being told to.
 const POLL_EVERY: Duration = Duration::from_millis(1500);
+
+/// How long files of TLS have to be wrong until somebody is told.
+const LASTING: Duration = Duration::from_secs(1);
+/// How often the flag file is looked at while names are looked up.
+const FLAG_EVERY: Duration = Duration::from_millis(100);
 
 /// A reason to look.
 #[derive(Debug)]
@@ -54,6 +62,7 @@ pub struct Files {
     path: PathBuf,
     state_dir: Option<PathBuf>,
     events: mpsc::Sender<Event>,
+    names: Names,
     /// What the controller was told last.
     text: Vec<u8>,
     rollbacks: Rollbacks,
@@ -64,6 +73,12 @@ pub struct Files {
     flag_folder: Option<Identity>,
     /// What was read last and not taken, and why: one bad text is told once.
     refused: Option<(Vec<u8>, String)>,
+    /// What the files of TLS held, as the controller was told.
+    keyring: Keyring,
+    /// What is wrong with them now, and since when.
+    troubled: Option<(Vec<Trouble>, Instant)>,
+    /// The addresses of the start: those that are gone from the config are still listened to.
+    listeners: Vec<ListenAddress>,
     /// A text that may not be whole, and when it counts if it still stands.
     on_probation: Option<(Vec<u8>, Instant)>,
     state_dir_is_gone: bool,
@@ -73,18 +88,29 @@ impl Files {
     /// Looks after the config at `path`, which was read as `text` and checked as `config`, and after the flag file, which
     /// was `flag` when the controller began with it.
     #[must_use]
-    pub fn new(path: PathBuf, text: Vec<u8>, config: &Config, flag: Flag, events: mpsc::Sender<Event>) -> Self {
+    pub fn new(
+        path: PathBuf,
+        text: Vec<u8>,
+        config: &Config,
+        flag: Flag,
+        names: Names,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
         let flag_folder = config.state_dir.as_deref().and_then(identity);
         Self {
             path,
             flag_folder,
             state_dir: config.state_dir.clone(),
             events,
+            names,
             text,
             rollbacks: Rollbacks::of(config),
             is_ahead_of_text: false,
             flag,
             refused: None,
+            keyring: config.keyring.clone(),
+            troubled: None,
+            listeners: addresses(config),
             on_probation: None,
             state_dir_is_gone: false,
         }
@@ -105,7 +131,9 @@ impl Files {
                 }
                 _ = poll.tick() => {
                     // Aside, like all that touches a file system here: one that hangs would stop the whole control plane.
+                    let (folders, names) = (self.folders(), self.names());
                     let renewed = tokio::task::spawn_blocking(move || {
+                        watcher.follow(folders, names);
                         watcher.renew();
                         watcher
                     });
@@ -120,15 +148,19 @@ impl Files {
     }
 
     fn names(&self) -> Vec<OsString> {
-        let paths = [Some(self.path.clone()), self.path.canonicalize().ok()];
-        let configs = paths.into_iter().flatten().filter_map(|path| path.file_name().map(OsString::from));
-        configs.chain([OsString::from(flag::NAME)]).collect()
+        let paths = [self.path.clone()].into_iter().chain(self.keyring.files());
+        let ends = paths.flat_map(|path| [path.canonicalize().ok(), Some(path)]).flatten(); // of links, too
+        let names = ends.filter_map(|path| path.file_name().map(OsString::from));
+        names.chain([OsString::from(flag::NAME)]).collect()
     }
 
     fn folders(&self) -> Vec<PathBuf> {
         let config = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut folders = vec![config.unwrap_or(Path::new(".")).to_owned()];
         folders.extend(self.state_dir.clone());
+        folders.extend(self.keyring.files().iter().filter_map(|path| path.parent()).map(Path::to_owned));
+        folders.sort();
+        folders.dedup();
         folders
     }
 
@@ -157,8 +189,14 @@ impl Files {
     /// names may not be.
     async fn look(&mut self, asked: Asked) {
         self.look_at_flag().await;
-        let path = self.path.clone();
-        let Ok((text, checked)) = tokio::task::spawn_blocking(move || read(&path)).await else { return };
+        let (path, keyring) = (self.path.clone(), self.keyring.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let keyring = keyring.renewed(SystemTime::now());
+            let (text, checked) = read(&path, &keyring);
+            (keyring, text, checked)
+        });
+        let Ok((keyring, text, checked)) = read.await else { return };
+        self.renew(keyring).await; // whatever the config's text is worth
         if !asked.is_asked && !self.is_ahead_of_text && text == self.text {
             self.on_probation = None;
             if self.refused.take().is_some() {
@@ -173,20 +211,55 @@ impl Files {
         };
         if !asked.is_asked && self.must_wait(&text, wait) {
             if let Ok(config) = checked {
-                self.tell_rollbacks(config).await;
+                self.tell_rollbacks(&config).await;
             }
             return;
         }
         self.on_probation = None;
         match checked {
             Err(error) => self.refuse(text, error, asked).await,
-            Ok(config) => {
+            Ok(mut config) => {
+                self.look_up_names(&config).await;
+                if addresses(&config) != self.listeners {
+                    config.keyring.keep_servers_of(&self.keyring);
+                }
+                self.keyring = config.keyring.clone();
                 self.text = text;
                 self.refused = None;
                 self.rollbacks = Rollbacks::of(&config);
                 self.is_ahead_of_text = false;
                 self.tell(Reading::Good(Box::new(config)), asked).await;
             }
+        }
+    }
+
+    /// Tells what the files of TLS hold now, if that is something else. What is wrong with them is told once it has lasted:
+    /// whoever replaces a certificate and its key does so one after the other.
+    async fn renew(&mut self, keyring: Keyring) {
+        let troubles = keyring.troubles().to_vec();
+        let since = match &self.troubled {
+            Some((known, since)) if *known == troubles => *since,
+            _ => Instant::now(),
+        };
+        self.troubled = (!troubles.is_empty()).then(|| (troubles.clone(), since));
+        let told =
+            if troubles.is_empty() || since.elapsed() >= LASTING { troubles } else { self.keyring.troubles().to_vec() };
+        let next = keyring.with_troubles(told);
+        if !next.holds_the_same_as(&self.keyring) || next.troubles() != self.keyring.troubles() {
+            self.keyring = next.clone();
+            let _the_controller_may_have_ended = self.events.send(Event::Renewed(next)).await;
+        }
+    }
+
+    /// What is new in the config can be reached as soon as it is in force. Nobody who wants to roll back waits for that.
+    async fn look_up_names(&mut self, config: &Config) {
+        if !names_in(config).is_empty() {
+            self.tell_rollbacks(config).await;
+        }
+        let names = self.names.clone();
+        let mut looked_up = pin!(names.follow(config));
+        while timeout(FLAG_EVERY, &mut looked_up).await.is_err() {
+            self.look_at_flag().await;
         }
     }
 
@@ -203,10 +276,10 @@ impl Files {
     }
 
     /// A rollback does not wait until a text has proved to be whole.
-    async fn tell_rollbacks(&mut self, config: Config) {
-        if self.rollbacks.take_more_of(&config) {
+    async fn tell_rollbacks(&mut self, config: &Config) {
+        if self.rollbacks.take_more_of(config) {
             self.is_ahead_of_text = true;
-            self.tell(Reading::MoreRollback(Box::new(config)), Asked::default()).await;
+            self.tell(Reading::MoreRollback(Box::new(config.clone())), Asked::default()).await;
         }
     }
 
@@ -223,6 +296,10 @@ impl Files {
     async fn tell(&self, reading: Reading, asked: Asked) {
         let _the_controller_may_have_ended = self.events.send(Event::Read(reading, asked.answers)).await;
     }
+}
+
+fn addresses(config: &Config) -> Vec<ListenAddress> {
+    config.listeners.iter().map(|listener| listener.address.clone()).collect()
 }
 
 /// Which rollbacks the file asks for, as the controller was told.
@@ -276,10 +353,10 @@ async fn gather(first: Nudge, nudges: &mut mpsc::Receiver<Nudge>) -> Asked {
 }
 
 /// The file's text (empty if it cannot be read) and what it says.
-fn read(path: &Path) -> (Vec<u8>, Result<Config, ConfigError>) {
+fn read(path: &Path, before: &Keyring) -> (Vec<u8>, Result<Config, ConfigError>) {
     match config::read(path) {
         Ok(text) => {
-            let checked = config::parse(&text, path, &environment);
+            let checked = config::parse_over(before, &text, path, &environment);
             (text, checked)
         }
         Err(error) => (Vec::new(), Err(error)),

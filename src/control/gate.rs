@@ -15,10 +15,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::config::Health;
+use crate::config::{Health, Scheme};
 use crate::proxy::worker::{Errand, Errands, Warming};
+use crate::proxy_header::Stated;
 use crate::snapshot::{Backend, Endpoint};
-use crate::upstream::Socket;
+use crate::tls;
+use crate::upstream::{ConnectError, Socket, reach};
 
 /// Connections that each worker opens to each endpoint, if that is not more than [`AT_MOST`] together.
 const EACH: usize = 2;
@@ -50,12 +52,15 @@ impl fmt::Display for Warmed {
 /// # Errors
 /// Which endpoints are not fit, and what they said, in a sentence. That connections could not be opened ahead is no error.
 pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, String> {
+    if backend.endpoints.is_empty() {
+        return Err(format!("backend {} is not fit to serve: none of its names has an address", backend.name));
+    }
     let mut looks = JoinSet::new();
     for endpoint in backend.endpoints.iter().cloned() {
         let health = backend.health.clone();
         looks.spawn(async move {
             let found = ask(&endpoint, health.as_ref()).await;
-            found.map_err(|said| format!("{} {said}", endpoint.address.address))
+            found.map_err(|said| format!("{} {said}", endpoint.at))
         });
     }
     let found = looks.join_all().await;
@@ -68,12 +73,12 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 }
 
 /// Whether `endpoint` is fit: it answers its health path with 2xx, or, without one, takes a connection.
-async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
+pub(super) async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
-        let connected = timeout(connect, Socket::connect(&endpoint.address.address)).await;
-        let connected = connected.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
-        return connected.map(drop).map_err(|error| format!("takes no connection: {error}"));
+        let reached = timeout(connect, reach(endpoint, Stated::Local, Some(spoken_to(endpoint)))).await;
+        let reached = reached.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
+        return reached.map(drop).map_err(|error| unreached(&error));
     };
     let answered = timeout(health.timeout, get(endpoint, &health.path)).await;
     let status =
@@ -84,14 +89,30 @@ async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String>
     }
 }
 
+fn unreached(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Io(error) | ConnectError::OwnLimit(error) => format!("takes no connection: {error}"),
+        ConnectError::Certificate(error) => format!("cannot be trusted: {error}"),
+        ConnectError::Tls(error) => format!("speaks no TLS with us: {error}"),
+        error => error.to_string(),
+    }
+}
+
 fn seconds(time: Duration) -> String {
     format!("{} s", time.as_secs_f64())
 }
 
+/// What is spoken inside TLS: HTTP/1.1, which is enough for one question, unless only HTTP/2 is understood.
+fn spoken_to(endpoint: &Endpoint) -> &'static [u8] {
+    if endpoint.protocol.is_certainly_http2() { tls::HTTP_2 } else { tls::HTTP_1 }
+}
+
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let connected = Socket::connect(&endpoint.address.address).await;
-    let stream = connected.map_err(|error| format!("takes no connection: {error}"))?;
+    let stream = reach(endpoint, Stated::Local, Some(spoken_to(endpoint))).await.map_err(|error| unreached(&error))?;
+    if endpoint.protocol.is_certainly_http2() {
+        return get_over_http2(endpoint, stream, path).await;
+    }
     let no_http = |error: hyper::Error| format!("does not answer GET {path}: {error}");
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(no_http)?;
     let request = Request::get(path)
@@ -103,6 +124,24 @@ async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
     tokio::select! {
         answer = sender.send_request(request) => answer.map(|answer| answer.status()).map_err(no_http),
         // It ends when the sender has gone, which it has not; or broken, which the sender tells better.
+        () = async { drop(connection.await); std::future::pending().await } => unreachable!("it never ends"),
+    }
+}
+
+async fn get_over_http2(endpoint: &Endpoint, stream: Socket, path: &str) -> Result<StatusCode, String> {
+    let no_http = |error: h2::Error| format!("does not answer GET {path}: {error}");
+    let (sender, connection) = h2::client::handshake(stream).await.map_err(no_http)?;
+    let scheme = if endpoint.address.scheme == Scheme::Https { "https" } else { "http" };
+    let request = Request::get(format!("{scheme}://{}{path}", endpoint.address.authority()))
+        .header(USER_AGENT, concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .body(())
+        .map_err(|error| format!("cannot be asked for {path}: {error}"))?;
+    let answered = async {
+        let (answer, _) = sender.ready().await?.send_request(request, true)?;
+        answer.await.map(|answer| answer.status())
+    };
+    tokio::select! {
+        status = answered => status.map_err(no_http),
         () = async { drop(connection.await); std::future::pending().await } => unreachable!("it never ends"),
     }
 }

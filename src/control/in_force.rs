@@ -4,6 +4,7 @@
 //! [`rollout::step`], applied here to one rollout or to all of them, and told as a list of [`Told`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -12,8 +13,9 @@ use super::clock::{self, Passed};
 use super::flag::Flag;
 use super::journal::Found;
 use super::memory::Memory;
+use super::names::{Addresses, names_in};
 use super::order::{Order, Refused, tag};
-use crate::config::{Admin, Config, ListenAddress, Listener};
+use crate::config::{Admin, Config, Keyring, ListenAddress, Listener};
 use crate::hold::Queue;
 use crate::metrics::Registry;
 use crate::policy::actor::{Actor, Source};
@@ -122,6 +124,20 @@ impl InForce {
         self.overlay.epochs = epochs;
     }
 
+    // -- names
+
+    /// What the names of endpoints stand for, all of them.
+    pub fn set_addresses(&mut self, addresses: Addresses) {
+        self.overlay.addresses = addresses;
+    }
+
+    /// What the name `host` stands for from now on. Tells whether a backend is written with it.
+    pub fn resolved(&mut self, host: String, addresses: Arc<[IpAddr]>) -> bool {
+        let is_used = names_in(&self.config).contains(&host);
+        self.overlay.addresses.insert(host, addresses);
+        is_used
+    }
+
     // -- files
 
     /// Takes another config. Tells what that changed, and which keys change only with a restart: those stay what they are,
@@ -138,6 +154,8 @@ impl InForce {
             ..config
         };
         let before = std::mem::replace(&mut self.config, config);
+        let names = names_in(&self.config);
+        self.overlay.addresses.retain(|name, _| names.contains(name));
         self.loaded_at = now;
         let mut told = self.everywhere(|_| Event::Configured, now);
         told.extend(self.flag_again(now));
@@ -153,6 +171,11 @@ impl InForce {
             told.insert(0, Told { scope: Scope::Everything.to_string(), change });
         }
         (told, needs_restart)
+    }
+
+    /// Takes what the files of TLS hold now.
+    pub fn renew(&mut self, keyring: Keyring) {
+        self.config.keyring = keyring;
     }
 
     /// Rolls back what `next` rolls back and the config in force does not, and takes nothing else of it.

@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, watch};
 use super::controller::Memories;
 use super::findings::Findings;
 use super::guards::Known;
+use super::health::HealthChange;
 use super::journal::audit::Entry;
 use super::order::Desk;
 use super::webhooks::Webhooks;
@@ -41,6 +42,8 @@ pub struct Overview {
     pub journal: Memories,
     /// Where every change is announced.
     pub changes: broadcast::Sender<Arc<Entry>>,
+    /// Where it is announced that an endpoint became fit or unfit.
+    pub health_changes: broadcast::Sender<Arc<HealthChange>>,
     /// Who else is told of it.
     pub webhooks: Webhooks,
     /// Where orders are taken.
@@ -129,6 +132,7 @@ impl Overview {
             findings: ArcSwap::default(),
             journal,
             changes: broadcast::channel(CHANGES_KEPT).0,
+            health_changes: broadcast::channel(CHANGES_KEPT).0,
             desk,
             lost,
             ending,

@@ -8,7 +8,9 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use notify::event::{AccessKind, AccessMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
@@ -21,14 +23,18 @@ pub struct Watcher {
     notify: Option<RecommendedWatcher>,
     /// What was watched, by path: a folder that was replaced has another identity.
     watched: HashMap<PathBuf, Option<Identity>>,
+    /// What happens to files of other names is nobody's business here.
+    names: Arc<ArcSwap<Vec<OsString>>>,
 }
 
 impl Watcher {
     /// Watches `folders` for what happens to files of these `names`, or to links and folders, and sends [`Nudge::Changed`]. Where the system has no events left, the poll has to do.
     #[must_use]
     pub fn new(folders: Vec<PathBuf>, names: Vec<OsString>, events: mpsc::Sender<Nudge>) -> Self {
+        let names = Arc::new(ArcSwap::from_pointee(names));
+        let concerning = Arc::clone(&names);
         let handler = move |event: notify::Result<notify::Event>| {
-            if event.map_or(true, |event| may_be_a_change(event.kind) && concerns(&event, &names)) {
+            if event.map_or(true, |event| may_be_a_change(event.kind) && concerns(&event, &concerning.load())) {
                 // A full queue holds one already that will make the controller look.
                 let _one_is_waiting = events.try_send(Nudge::Changed);
             }
@@ -36,9 +42,27 @@ impl Watcher {
         let notify = notify::recommended_watcher(handler)
             .inspect_err(|error| tracing::warn!(%error, "no file events; files are polled instead"))
             .ok();
-        let mut watcher = Self { notify, watched: folders.into_iter().map(|folder| (folder, None)).collect() };
+        let watched = folders.into_iter().map(|folder| (folder, None)).collect();
+        let mut watcher = Self { notify, watched, names };
         watcher.renew();
         watcher
+    }
+
+    /// From now on it is about these folders and names.
+    pub fn follow(&mut self, folders: Vec<PathBuf>, names: Vec<OsString>) {
+        if **self.names.load() != names {
+            self.names.store(Arc::new(names));
+        }
+        let gone: Vec<PathBuf> = self.watched.keys().filter(|folder| !folders.contains(folder)).cloned().collect();
+        for folder in gone {
+            self.watched.remove(&folder);
+            if let Some(notify) = &mut self.notify {
+                let _it_may_be_gone_already = notify.unwatch(&folder);
+            }
+        }
+        for folder in folders {
+            self.watched.entry(folder).or_default();
+        }
     }
 
     /// Watches again what has been replaced or has come back since the last call.

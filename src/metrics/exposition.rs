@@ -10,7 +10,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prometheus::TextEncoder;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 
+use super::backend::BackendState;
+use super::endpoint::EndpointState;
 use super::process::Process;
+use super::tls::{Cause as TlsCause, TlsMeters};
 use super::{Class, ConnectionMeters, Delivery, Distribution, Failure, Registry, RolloutMeters, Series, Why};
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
@@ -32,6 +35,8 @@ pub struct Scrape<'a> {
     pub rollouts: Vec<RolloutGauges<'a>>,
     /// The guards of the rollouts in force.
     pub guards: Vec<GuardGauges<'a>>,
+    /// What the files of TLS hold.
+    pub tls: TlsGauges,
     /// How the config was read.
     pub config: ConfigGauges<'a>,
     /// What is remembered over a restart.
@@ -77,6 +82,15 @@ pub struct ConfigGauges<'a> {
     pub succeeded_at: SystemTime,
 }
 
+/// What the files of TLS hold.
+#[derive(Clone, Debug, Default)]
+pub struct TlsGauges {
+    /// Whether all of them are as they should be; `None`: there are none.
+    pub successful: Option<bool>,
+    /// The certificates that are in use: their files, until when they are valid, and for how many days that is.
+    pub certificates: Vec<(String, SystemTime, i64)>,
+}
+
 /// What is remembered over a restart.
 #[derive(Clone, Copy, Debug)]
 pub struct StateGauges {
@@ -94,9 +108,11 @@ pub fn render(scrape: &Scrape<'_>) -> String {
     requests(&mut families, scrape, &series);
     traffic(&mut families, &series);
     shields(&mut families, scrape.registry);
+    backends(&mut families, scrape.registry);
     rollouts(&mut families, &scrape.rollouts);
     guards(&mut families, scrape);
     clients(&mut families, scrape.registry);
+    tls(&mut families, scrape.registry, &scrape.tls);
     config(&mut families, scrape.config);
     state(&mut families, scrape.state);
     webhooks(&mut families, scrape.registry);
@@ -211,6 +227,71 @@ fn shields(families: &mut Families, registry: &Registry) {
     );
 }
 
+fn backends(families: &mut Families, registry: &Registry) {
+    let all = registry.backends();
+    let all: Vec<_> = all.iter().map(|(name, backend)| (name.as_str(), backend, backend.endpoints())).collect();
+    let of_endpoints = |metric: fn(&[(&str, &str)], &EndpointState) -> Metric| -> Vec<Metric> {
+        let each = |(name, _, endpoints): &(&str, _, Vec<(String, Arc<EndpointState>)>)| -> Vec<Metric> {
+            let metric = |(address, state): &(String, Arc<EndpointState>)| {
+                metric(&[("backend", name), ("endpoint", address)], state)
+            };
+            endpoints.iter().map(metric).collect()
+        };
+        all.iter().flat_map(each).collect()
+    };
+    families.add(
+        "tidegate_endpoint_healthy",
+        "1 while the endpoint gets requests; 0 while its health checks or failed requests speak against it.",
+        MetricType::GAUGE,
+        of_endpoints(|labels, state| gauge(labels, flag(state.is_fit()))),
+    );
+    families.add(
+        "tidegate_endpoint_inflight_requests",
+        "Requests that run on the endpoint.",
+        MetricType::GAUGE,
+        of_endpoints(|labels, state| gauge(labels, exact(state.running()))),
+    );
+    families.add(
+        "tidegate_endpoint_ejections_total",
+        "How often the endpoint was taken out because it failed requests one after the other.",
+        MetricType::COUNTER,
+        of_endpoints(|labels, state| counter(labels, state.ejections())),
+    );
+    let in_force = || all.iter().filter(|(_, _, endpoints)| !endpoints.is_empty());
+    families.add(
+        "tidegate_backend_connections",
+        "Connections to the backend's endpoints that are open.",
+        MetricType::GAUGE,
+        in_force().map(|(name, state, _)| gauge(&[("backend", name)], exact(state.slots.open() as u64))).collect(),
+    );
+    families.add(
+        "tidegate_backend_max_connections",
+        "How many may be open: limits.max_connections of the backend.",
+        MetricType::GAUGE,
+        in_force()
+            .map(|(name, state, _)| gauge(&[("backend", name)], exact(state.slots.max_connections() as u64)))
+            .collect(),
+    );
+    families.add(
+        "tidegate_backend_pending_requests",
+        "Requests that wait for a connection to the backend.",
+        MetricType::GAUGE,
+        in_force().map(|(name, state, _)| gauge(&[("backend", name)], exact(state.slots.waiting() as u64))).collect(),
+    );
+    let retries = |(name, state, _): &(&str, &Arc<BackendState>, _)| {
+        let count = |failure: Failure| (failure, state.retries(failure));
+        let metric =
+            |(failure, count): (Failure, u64)| counter(&[("backend", name), ("cause", failure.as_str())], count);
+        Failure::ALL.map(count).into_iter().filter(|(_, count)| *count > 0).map(metric).collect::<Vec<_>>()
+    };
+    families.add(
+        "tidegate_retries_total",
+        "Requests that were sent once more, by what had come in between.",
+        MetricType::COUNTER,
+        all.iter().flat_map(retries).collect(),
+    );
+}
+
 fn rollouts(families: &mut Families, live: &[RolloutGauges<'_>]) {
     let percents = live.iter().flat_map(|rollout| {
         let of = |kind, percent: Percent| gauge(&[("rollout", rollout.name), ("kind", kind)], percent.as_f64());
@@ -286,10 +367,65 @@ fn clients(families: &mut Families, registry: &Registry) {
         registry.proxy_protocol_errors.load(Relaxed),
     );
     families.counter(
+        "tidegate_dns_failures_total",
+        "Lookups of the names of backends that gave no address; the last good ones stay in use.",
+        registry.dns_failures.load(Relaxed),
+    );
+    families.counter(
         "tidegate_access_log_dropped_total",
         "Access log lines that were dropped because the disk or the terminal was too slow.",
         registry.log_dropped(),
     );
+}
+
+fn tls(families: &mut Families, registry: &Registry, gauges: &TlsGauges) {
+    let Some(successful) = gauges.successful else { return };
+    let sum = |count: &dyn Fn(&TlsMeters) -> u64| registry.tls.iter().map(count).sum::<u64>();
+    let done = |resumed: bool| {
+        let label = if resumed { "true" } else { "false" };
+        counter(&[("resumed", label)], sum(&|meters: &TlsMeters| meters.count(resumed)))
+    };
+    families.add(
+        "tidegate_tls_handshakes_total",
+        "TLS handshakes with clients that came to their end, those apart that went on with a session of before.",
+        MetricType::COUNTER,
+        [false, true].map(done).to_vec(),
+    );
+    let failed =
+        |cause: TlsCause| counter(&[("cause", cause.as_str())], sum(&|meters: &TlsMeters| meters.failures(cause)));
+    families.add(
+        "tidegate_tls_handshake_failures_total",
+        "TLS handshakes with clients that did not, by their cause.",
+        MetricType::COUNTER,
+        TlsCause::ALL.map(failed).to_vec(),
+    );
+    families.gauge(
+        "tidegate_tls_reload_successful",
+        "1 if the files of TLS are as they should be; 0 while one is not, and what was read before is in use.",
+        flag(successful),
+    );
+    let certificates = || gauges.certificates.iter();
+    families.add(
+        "tidegate_tls_certificate_expiry_timestamp_seconds",
+        "Until when a certificate that is in use is valid.",
+        MetricType::GAUGE,
+        certificates().map(|(file, until, _)| gauge(&[("certificate", file)], since_epoch(*until))).collect(),
+    );
+    families.add(
+        "tidegate_tls_certificate_days_left",
+        "Whole days until then; below zero once it has expired.",
+        MetricType::GAUGE,
+        certificates().map(|(file, _, days)| gauge(&[("certificate", file)], signed(*days))).collect(),
+    );
+}
+
+fn since_epoch(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn signed(number: i64) -> f64 {
+    let size = exact(number.unsigned_abs());
+    if number < 0 { -size } else { size }
 }
 
 fn state(families: &mut Families, state: StateGauges) {
@@ -341,7 +477,7 @@ fn config(families: &mut Families, config: ConfigGauges<'_>) {
     families.gauge(
         "tidegate_config_last_reload_success_timestamp_seconds",
         "When the config was last read with success.",
-        config.succeeded_at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+        since_epoch(config.succeeded_at),
     );
     families.add(
         "tidegate_config_info",
@@ -460,6 +596,8 @@ fn exact(count: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::BackendLimits;
+    use crate::metrics::endpoint::Against;
     use std::time::Duration;
 
     fn scrape(registry: &Registry) -> Scrape<'_> {
@@ -478,6 +616,7 @@ mod tests {
                 successful: false,
                 succeeded_at: UNIX_EPOCH + Duration::from_millis(1_500),
             },
+            tls: TlsGauges::default(),
             state: StateGauges { durable: true, lost: false },
             process: None,
             version: "0.1.0",
@@ -582,6 +721,33 @@ mod tests {
             &registry,
             "tidegate_guard_evidence{rollout=\"ledger\",sense=\"failures\",part=\"tolerated\"} 0.25",
         );
+    }
+
+    #[test]
+    fn a_backend_tells_of_its_endpoints_and_connections() {
+        let registry = Registry::new(2);
+        let backend = registry.backend("ledger-v2");
+        backend.slots.limit(&BackendLimits { max_connections: 8, max_pending: 0, max_wait: Duration::ZERO });
+        let _connection = backend.slots.take();
+        let endpoint = backend.endpoint("10.0.0.1:80");
+        endpoint.set(Against::Ejected, true);
+        endpoint.count(1, true);
+        backend.retried(Failure::Stale);
+        let labels = "{backend=\"ledger-v2\",endpoint=\"10.0.0.1:80\"}";
+        for line in [
+            format!("tidegate_endpoint_healthy{labels} 0"),
+            format!("tidegate_endpoint_inflight_requests{labels} 1"),
+            format!("tidegate_endpoint_ejections_total{labels} 1"),
+            "tidegate_backend_connections{backend=\"ledger-v2\"} 1".to_owned(),
+            "tidegate_backend_max_connections{backend=\"ledger-v2\"} 8".to_owned(),
+            "tidegate_backend_pending_requests{backend=\"ledger-v2\"} 0".to_owned(),
+            "tidegate_retries_total{backend=\"ledger-v2\",cause=\"stale\"} 1".to_owned(),
+        ] {
+            assert_told(&registry, &line);
+        }
+        drop(endpoint);
+        let told = told(&registry);
+        assert!(!told.iter().any(|line| line.starts_with("tidegate_endpoint")), "nobody knows it any more: {told:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use super::Counter;
 use crate::policy::bucket::Percent;
-use crate::policy::shield::Budget;
+use crate::policy::budget::Budget;
 
 /// One worker's share of a rollout's shield. Like all meters it outlives a change of the config, and so does what is left of the
 /// budget.

@@ -61,11 +61,14 @@ pub enum Reason {
     Bucket,
     /// There was no key; `on_missing` decided.
     MissingKey,
+    /// The side that was decided on has no endpoint that is fit, and the other one stands in for it: see [`fall_back`].
+    Fallback,
 }
 
 impl Reason {
-    /// All reasons, in the order of the road.
-    pub const ALL: [Self; 6] = [Self::Rollback, Self::Drain, Self::Force, Self::Rule, Self::Bucket, Self::MissingKey];
+    /// All reasons, in the order of the road; the one that is no gate of it comes last.
+    pub const ALL: [Self; 7] =
+        [Self::Rollback, Self::Drain, Self::Force, Self::Rule, Self::Bucket, Self::MissingKey, Self::Fallback];
 
     /// The name in headers, metrics and logs.
     #[must_use]
@@ -77,6 +80,7 @@ impl Reason {
             Self::Rule => "rule",
             Self::Bucket => "bucket",
             Self::MissingKey => "missing_key",
+            Self::Fallback => "fallback",
         }
     }
 
@@ -188,6 +192,36 @@ pub fn decide<S: Subject>(split: &Split, subject: &S) -> Decision {
 #[must_use]
 pub fn road<S: Subject>(split: &Split, subject: &S) -> [(Reason, Option<Side>); 6] {
     gates().map(|(reason, gate)| (reason, gate(split, subject)))
+}
+
+/// What happens to requests whose side has no endpoint that is fit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Fallback {
+    /// They are turned away.
+    #[default]
+    None,
+    /// The other side answers them, if [it may](fall_back).
+    OtherSide,
+}
+
+/// The decision in place of `decision`, whose side has no endpoint that is fit; `None` if the other side may not stand in for it.
+///
+/// A tester is to see the side that was asked for, and what nobody may be sent to gets nobody in this way either: not NEW while
+/// it is rolled back, while it is drained or while its share is nothing, and nobody whom a rule keeps on OLD.
+#[must_use]
+pub fn fall_back(split: &Split, decision: Decision) -> Option<Decision> {
+    let side = decision.side.other();
+    let may_leave = match decision.reason {
+        Reason::Rollback | Reason::Drain | Reason::Force | Reason::Fallback => false,
+        Reason::Rule => side == Side::Old,
+        Reason::Bucket | Reason::MissingKey => true,
+    };
+    let takes_in = split.drained != Some(side)
+        && match side {
+            Side::Old => true,
+            Side::New => !split.rollback && split.percent > Percent::ZERO,
+        };
+    (may_leave && takes_in).then_some(Decision { side, reason: Reason::Fallback })
 }
 
 /// The user's bucket: the key's, or the one that stands in for it. `None` if nothing tells this user from others.
@@ -324,7 +358,52 @@ mod tests {
         assert_eq!(told(&rolled_back, &user("1")), (Side::Old, Reason::Rollback));
     }
 
+    #[test]
+    fn who_may_be_answered_by_the_other_side() {
+        let drained = |side| Split { drained: Some(side), ..split(50) };
+        let rolled_back = Split { rollback: true, ..split(50) };
+        for (split, side, reason, falls_back) in [
+            (split(50), Side::New, Reason::Bucket, true),
+            (split(50), Side::Old, Reason::Bucket, true),
+            (split(50), Side::Old, Reason::MissingKey, true),
+            (split(50), Side::New, Reason::Rule, true),
+            (split(50), Side::Old, Reason::Rule, false),
+            (split(50), Side::New, Reason::Force, false),
+            (split(50), Side::Old, Reason::Force, false),
+            (split(0), Side::Old, Reason::Bucket, false),
+            (split(0), Side::New, Reason::Rule, true),
+            (split(100), Side::New, Reason::Bucket, true),
+            (rolled_back, Side::Old, Reason::Rollback, false),
+            (drained(Side::New), Side::Old, Reason::Drain, false),
+            (drained(Side::Old), Side::New, Reason::Drain, false),
+            (drained(Side::Old), Side::New, Reason::Force, false),
+        ] {
+            let decided = Decision { side, reason };
+            let expected = falls_back.then_some(Decision { side: side.other(), reason: Reason::Fallback });
+            assert_eq!(fall_back(&split, decided), expected, "{decided:?}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn nobody_falls_back_to_where_nobody_may_be(
+            drained in proptest::option::of(any::<bool>()),
+            rollback in any::<bool>(),
+            percent in 0u16..=100,
+            reason in 0..Reason::ALL.len(),
+            on_new in any::<bool>(),
+        ) {
+            let side = |is_new| if is_new { Side::New } else { Side::Old };
+            let split = Split { rollback, drained: drained.map(side), ..split(percent) };
+            let decided = Decision { side: side(on_new), reason: Reason::ALL[reason] };
+            if let Some(Decision { side, reason }) = fall_back(&split, decided) {
+                prop_assert_eq!(reason, Reason::Fallback);
+                prop_assert_eq!(side, decided.side.other());
+                prop_assert!(split.drained != Some(side));
+                prop_assert!(side == Side::Old || (!rollback && percent > 0));
+            }
+        }
+
         #[test]
         fn a_rolled_back_rollout_sends_nobody_to_new(
             key in proptest::option::of("[0-9a-z]{1,12}"),

@@ -25,6 +25,10 @@ pub enum Failure {
     Connect,
     /// No connection in time.
     ConnectTimeout,
+    /// A connection, but to somebody whose certificate is not trusted.
+    Certificate,
+    /// A connection, but no TLS on it.
+    Tls,
     /// No response head in time.
     ResponseTimeout,
     /// The connection ended before a response head.
@@ -43,13 +47,19 @@ pub enum Failure {
     Reported,
     /// tidegate itself could open no connection: it was out of file descriptors, memory or ports.
     OwnLimit,
+    /// As many connections to the backend are open as may be, and none became free in time.
+    BackendLimit,
+    /// None of the backend's endpoints is fit.
+    Unhealthy,
 }
 
 impl Failure {
     /// All failures, in the order of the counters.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::Connect,
         Self::ConnectTimeout,
+        Self::Certificate,
+        Self::Tls,
         Self::ResponseTimeout,
         Self::Reset,
         Self::Stale,
@@ -59,6 +69,8 @@ impl Failure {
         Self::Grpc,
         Self::Reported,
         Self::OwnLimit,
+        Self::BackendLimit,
+        Self::Unhealthy,
     ];
 
     /// The label's value.
@@ -67,6 +79,8 @@ impl Failure {
         match self {
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
+            Self::Certificate => "tls_certificate",
+            Self::Tls => "tls",
             Self::ResponseTimeout => "response_timeout",
             Self::Reset => "reset",
             Self::Stale => "stale",
@@ -76,6 +90,8 @@ impl Failure {
             Self::Grpc => "grpc_status",
             Self::Reported => "reported",
             Self::OwnLimit => "own_limit",
+            Self::BackendLimit => "backend_limit",
+            Self::Unhealthy => "unhealthy",
         }
     }
 
@@ -83,7 +99,7 @@ impl Failure {
     #[must_use]
     pub fn outcome(self) -> Outcome {
         match self {
-            Self::Stale | Self::OwnLimit => Outcome::Ours,
+            Self::Stale | Self::OwnLimit | Self::BackendLimit => Outcome::Ours,
             failure => Outcome::Failure(failure),
         }
     }
@@ -175,7 +191,11 @@ mod tests {
     fn a_stale_connection_and_our_own_limits_are_not_the_sides_fault() {
         for failure in Failure::ALL {
             let is_ours = failure.outcome() == Outcome::Ours;
-            assert_eq!(is_ours, matches!(failure, Failure::Stale | Failure::OwnLimit), "{failure:?}");
+            assert_eq!(
+                is_ours,
+                matches!(failure, Failure::Stale | Failure::OwnLimit | Failure::BackendLimit),
+                "{failure:?}"
+            );
         }
     }
 }

@@ -180,12 +180,24 @@ struct Spread {
 }
 
 impl Spread {
+    /// Says why, if it can be said in clear text and the socket takes it at once.
+    fn turn_away(&self, arrival: Arrival) {
+        if self.snapshot.load().tls[arrival.listener].is_some() {
+            return;
+        }
+        let answer = respond::raw(StatusCode::SERVICE_UNAVAILABLE);
+        let _it_may_not_listen = match arrival.stream {
+            Accepted::Tcp(mut stream, _) => stream.write(&answer),
+            Accepted::Unix(mut stream) => stream.write(&answer),
+        };
+    }
+
     /// Gives the connection to the worker with the fewest that still takes it.
     fn hand_over(&self, arrival: Arrival) {
         let open: Vec<u64> = self.registry.connections.iter().map(ConnectionMeters::open).collect();
         if open.iter().sum::<u64>() >= self.snapshot.load().limits.max_connections as u64 {
             self.registry.connections_refused.fetch_add(1, Relaxed);
-            return turn_away(arrival.stream);
+            return self.turn_away(arrival);
         }
         let mut workers: Vec<usize> = (0..self.workers.len()).collect();
         workers.sort_by_key(|worker| open[*worker]);
@@ -200,13 +212,4 @@ impl Spread {
             }
         }
     }
-}
-
-/// Says why, if the socket takes it at once, and closes.
-fn turn_away(stream: Accepted) {
-    let answer = respond::raw(StatusCode::SERVICE_UNAVAILABLE);
-    let _it_may_not_listen = match stream {
-        Accepted::Tcp(mut stream, _) => stream.write(&answer),
-        Accepted::Unix(mut stream) => stream.write(&answer),
-    };
 }

@@ -356,8 +356,12 @@ impl ResponseBody {
     fn break_off(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let mut is_clients_fault = self.report.client.watch.has_expired(Wait::Upload);
         if let Source::Relayed { link, .. } = &mut self.source {
-            let upload = link.take().map(|link| link.upload_progress());
+            let link = link.take();
+            let upload = link.as_ref().map(Link::upload_progress);
             is_clients_fault |= upload.is_some_and(|upload| !matches!(upload, Progress::Running | Progress::Done));
+            if let Some(link) = link.filter(|_| !is_clients_fault) {
+                link.pool().blame(Failure::Truncated);
+            }
         }
         if is_clients_fault {
             self.report.will_end_as(Class::ClientError);

@@ -1,6 +1,7 @@
 //! A client's connection from its first byte to its last: whose it is, what it speaks, and who serves it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use super::exchange::{Client, Origin};
@@ -8,7 +9,7 @@ use super::peer::{Peer, introduced};
 use super::socket::{Socket, Wire};
 use super::watch::Watch;
 use super::worker::Place;
-use super::{http1, http2};
+use super::{handshake, http1, http2};
 
 /// Somebody at the door.
 #[derive(Debug)]
@@ -29,13 +30,24 @@ pub(super) async fn serve(mut guest: Guest, watch: Rc<Watch>, place: Place) {
         Poll::Ready(())
     })
     .await;
-    let is_introduced = place.worker.view().snapshot.listeners[guest.listener].proxy_protocol;
-    if is_introduced && !Box::pin(is_welcome(&mut guest, &watch, &place)).await {
+    let snapshot = Arc::clone(&place.worker.view().snapshot);
+    if snapshot.listeners[guest.listener].proxy_protocol && !Box::pin(is_welcome(&mut guest, &watch, &place)).await {
         return;
     }
-    let Guest { socket, peer, .. } = guest;
-    let client = Rc::new(Client::new(Rc::clone(&place.worker), watch, Rc::new(Origin::of(peer))));
-    if let Some(wire) = http1::serve(Wire::new(socket), &client).await {
+    let Guest { socket, peer, listener } = guest;
+    let (mut wire, mut origin, mut is_http2) = (Wire::new(socket), Origin::of(peer), false);
+    if snapshot.tls[listener].is_some() {
+        drop(snapshot);
+        // In a box: what a future may hold at some time it takes up at all times.
+        let secured = Box::pin(handshake::secure(wire, listener, &watch, &place.worker)).await;
+        let Some(secured) = secured else { return };
+        wire = secured.wire;
+        is_http2 = secured.is_http2;
+        origin = origin.over_tls(secured.certificate);
+    }
+    let client = Rc::new(Client::new(Rc::clone(&place.worker), watch, Rc::new(origin)));
+    let wire = if is_http2 { Some(wire) } else { http1::serve(wire, &client).await };
+    if let Some(wire) = wire {
         Box::pin(http2::serve(wire, &client)).await; // in a box: most connections never need the room
     }
 }

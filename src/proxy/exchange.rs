@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::access_log::Entry;
 use super::body::{Progress, RequestBody, Upload};
+use super::handshake::Shown;
 use super::headers;
 use super::peer::Peer;
 use super::subject::client_behind;
@@ -21,7 +22,7 @@ use crate::policy::bucket::Bucket;
 use crate::policy::decision::{Decision, Reason, Side};
 use crate::policy::outcome::{Failures, Outcome};
 use crate::snapshot::{Guarded, Rollout, Snapshot};
-use crate::upstream::Channel;
+use crate::upstream::{Channel, Lease};
 
 /// In `x-forwarded-for`, who has no address (RFC 7239 §6.3). To leave it out would make the backend take us for the client.
 const UNKNOWN: HeaderValue = HeaderValue::from_static("unknown");
@@ -34,6 +35,8 @@ pub(super) struct Origin {
     pub(super) forwarded_for: HeaderValue,
     /// `http` or `https`, as `x-forwarded-proto` has it.
     pub(super) scheme: HeaderValue,
+    /// What the certificate says that it has shown, if it has.
+    pub(super) certificate: Option<Shown>,
 }
 
 impl Origin {
@@ -42,7 +45,12 @@ impl Origin {
             Some(ip) => HeaderValue::from_str(&ip.to_string()).expect("an address is visible ASCII"),
             None => UNKNOWN,
         };
-        Self { peer, forwarded_for, scheme: HeaderValue::from_static("http") }
+        Self { peer, forwarded_for, scheme: HeaderValue::from_static("http"), certificate: None }
+    }
+
+    /// The same in secret, from whoever has shown `certificate`.
+    pub(super) fn over_tls(self, certificate: Option<Shown>) -> Self {
+        Self { scheme: HeaderValue::from_static("https"), certificate, ..self }
     }
 
     /// The address as logs have it.
@@ -341,11 +349,12 @@ impl Report {
         }
     }
 
-    /// Testers chose their side themselves, and what began in another epoch says nothing any more: neither counts.
+    /// Testers chose their side themselves, one side that stands in for the other has not been chosen for its own sake, and what
+    /// began in another epoch says nothing any more: none of these counts.
     fn tell_the_guard(&self, rollout: &Rollout, side: Side, now: Instant) {
         let Some(guard) = rollout.guard.as_ref().filter(|_| !self.is_told.replace(true)) else { return };
         let tallies = rollout.meters.tallies();
-        if guard.epoch != tallies.epoch() || self.why == Why::Decided(Reason::Force) {
+        if guard.epoch != tallies.epoch() || matches!(self.why, Why::Decided(Reason::Force | Reason::Fallback)) {
             return;
         }
         let tally = tallies.of(self.client.worker.index(), side);
@@ -412,18 +421,25 @@ pub(super) fn address_of(meters: &Arc<RolloutMeters>) -> usize {
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) channel: Channel<RequestBody>,
-    pool: Rc<Pool>,
+    lease: Lease<RequestBody>,
     upload: Option<Rc<Upload>>,
     spoiled: bool,
+    /// The answer counts against the endpoint.
+    blamed: bool,
 }
 
 impl Link {
-    pub(super) fn new(channel: Channel<RequestBody>, pool: Rc<Pool>, upload: Option<Rc<Upload>>) -> Self {
-        Self { channel, pool, upload, spoiled: false }
+    pub(super) fn new(channel: Channel<RequestBody>, lease: Lease<RequestBody>, upload: Option<Rc<Upload>>) -> Self {
+        Self { channel, lease, upload, spoiled: false, blamed: false }
     }
 
     pub(super) fn pool(&self) -> &Pool {
-        &self.pool
+        self.lease.pool()
+    }
+
+    /// The answer has begun with this status.
+    pub(super) fn answered(&mut self, status: u16) {
+        self.blamed = self.pool().blame_status(status);
     }
 
     /// Never again: something on it cannot be trusted.
@@ -454,8 +470,11 @@ impl Link {
 
     /// The whole answer is here: others may use the connection, unless something speaks against it.
     pub(super) fn release(self, now: Instant) {
+        if !self.blamed {
+            self.pool().endpoint().state.answered();
+        }
         if self.is_uploaded() && !self.spoiled {
-            self.pool.put(self.channel, now);
+            self.lease.pool().put(self.channel, now);
         }
     }
 }

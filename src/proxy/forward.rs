@@ -23,7 +23,7 @@ use super::send::{Answer, Attempt, has_failed, send};
 use super::shield::Shield;
 use super::subject::{ANONYMOUS_COOKIE, Conflict, Head, RolloutSubject, StandIn};
 use crate::metrics::{Class, Why};
-use crate::policy::decision::{Decision, Side, bucket_of, decide};
+use crate::policy::decision::{Decision, Fallback, Side, bucket_of, decide, fall_back};
 use crate::snapshot::{Destination, KeySource, Rollout, Snapshot};
 use crate::upstream::Incoming;
 
@@ -207,7 +207,7 @@ fn through_rollout(report: &mut Report, snapshot: &Snapshot, head: Head<'_>, at:
         let detail = "The header that says whose request this is has two values.";
         Refusal::of_request(StatusCode::BAD_REQUEST, detail)
     })?;
-    let decision = decide(&rollout.split, &subject);
+    let decision = or_fallback(snapshot, rollout, decide(&rollout.split, &subject));
     let bucket = if decision.side == Side::New { bucket_of(&rollout.split, &subject) } else { None };
     report.decided(at, decision, bucket);
     let new_id = match subject.into_stand_in() {
@@ -215,6 +215,15 @@ fn through_rollout(report: &mut Report, snapshot: &Snapshot, head: Head<'_>, at:
         _ => None,
     };
     Ok(Way { backend: rollout.backend(decision.side), decided: Some((at, decision)), new_id })
+}
+
+/// The decision, or the one that stands in for it while no endpoint of its side is fit.
+fn or_fallback(snapshot: &Snapshot, rollout: &Rollout, decision: Decision) -> Decision {
+    let is_fit = |side| snapshot.backends[rollout.backend(side)].is_fit();
+    if rollout.fallback == Fallback::None || is_fit(decision.side) {
+        return decision;
+    }
+    fall_back(&rollout.split, decision).filter(|stand_in| is_fit(stand_in.side)).unwrap_or(decision)
 }
 
 // -- what the backend sees
@@ -236,6 +245,12 @@ fn rewrite_request(parts: &mut Parts, survey: Survey, asked: Asked, way: &Way, r
     }
     let asked_host = if asked.host { parts.headers.get(HOST).cloned() } else { None };
     add_forwarded(&mut parts.headers, origin, asked_host, trusted);
+    if let Some(shown) = &report.client.origin.certificate {
+        parts.headers.insert(headers::CLIENT_SUBJECT, shown.subject.clone());
+        if let Some(uri) = &shown.uri {
+            parts.headers.insert(headers::CLIENT_URI, uri.clone());
+        }
+    }
     if !survey.request_id {
         let id = hex_id(fastrand::u128(..));
         parts.headers.insert(headers::REQUEST_ID, HeaderValue::try_from(id).expect("hexadecimal is visible ASCII"));

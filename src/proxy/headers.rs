@@ -22,6 +22,11 @@ pub const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-pro
 /// The host that the client asked for.
 pub const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// Whose certificate a client has shown: its subject, as RFC 4514 writes it.
+pub const CLIENT_SUBJECT: HeaderName = HeaderName::from_static("x-client-cert-subject");
+/// The first URI that this certificate is for.
+pub const CLIENT_URI: HeaderName = HeaderName::from_static("x-client-cert-uri");
+
 /// What a header name means to a proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -43,6 +48,7 @@ fn kind(name: &str) -> Kind {
         "x-forwarded-for" | "x-forwarded-proto" | "x-forwarded-host" | "x-forwarded-port" | "forwarded" => {
             Kind::Forwarded
         }
+        "x-client-cert-subject" | "x-client-cert-uri" => Kind::Own,
         _ if name.starts_with("x-tidegate-") => Kind::Own,
         _ if name.bytes().any(|b| matches!(b, b'_' | b'.')) => alias(name),
         _ => Kind::EndToEnd,
@@ -430,6 +436,9 @@ mod tests {
             (("x_request_id", "1"), false),
             (("transfer_encoding", "chunked"), false),
             (("x-tidegate-side", "new"), false),
+            (("x-client-cert-subject", "CN=admin"), false),
+            (("x_client_cert_subject", "CN=admin"), false),
+            (("x.client-cert.uri", "spiffe://a/b"), false),
             (("keep-alive", "5"), false),
             (("te", "trailers"), false),
             (("upgrade", "h2c"), false),

@@ -39,7 +39,8 @@ pub(super) async fn serve(mut wire: Wire, client: &Rc<Client>) -> Option<Wire> {
     let watch = &client.watch;
     let (mut patience, mut is_new) = (watch.timeouts.header, true);
     loop {
-        if !wait_for_request(&wire, watch, patience).await {
+        if !wait_for_request(&mut wire, watch, patience).await {
+            wire.socket.say_goodbye().await;
             return None;
         }
         wire = match exchange(wire, client, is_new).await {
@@ -52,13 +53,13 @@ pub(super) async fn serve(mut wire: Wire, client: &Rc<Client>) -> Option<Wire> {
 }
 
 /// Waits for the first byte of a request; false if there will not be one.
-async fn wait_for_request(wire: &Wire, watch: &Watch, patience: Duration) -> bool {
+async fn wait_for_request(wire: &mut Wire, watch: &Watch, patience: Duration) -> bool {
     if !wire.unread.is_empty() {
         return true;
     }
     watch.wait_until(Wait::Request, Instant::now() + patience);
     std::future::poll_fn(|cx| {
-        if let Poll::Ready(readable) = wire.socket.poll_read_ready(cx) {
+        if let Poll::Ready(readable) = wire.poll_readable(cx) {
             return Poll::Ready(readable.is_ok()); // also while draining: who has asked is answered
         }
         if watch.is_draining() {
@@ -213,14 +214,15 @@ async fn finish_off(mut socket: Socket, client: &Rc<Client>, finish: Finish) {
             return;
         }
     }
-    if !client.watch.client_left() {
-        linger(socket).await;
+    match client.watch.client_left() {
+        true => socket.say_goodbye().await,
+        false => linger(socket).await,
     }
 }
 
 /// Closes our side, then reads and forgets what the client still sends: closing on unread bytes makes the kernel send a
 /// reset, which may destroy the answer before the client has read it.
-async fn linger(mut socket: Socket) {
+pub(super) async fn linger(mut socket: Socket) {
     if socket.shutdown().await.is_err() {
         return;
     }
@@ -340,14 +342,18 @@ impl AsyncWrite for ClientIo {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // Hyper flushes whenever it runs. It reads only when somebody wants to have a body, which a request that waits does
         // not: this is where its client's going is seen.
         if self.watch.stage() == Stage::Held && self.wire.socket.is_read_closed(cx) {
             self.watch.left();
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
-        self.watch.flushed(); // a socket has no buffer of its own to flush
+        // TLS has a buffer of its own, which the client may not take.
+        let flushed = Pin::new(&mut self.wire.socket).poll_flush(cx);
+        self.watch.wrote(flushed.is_ready());
+        ready!(flushed)?;
+        self.watch.flushed();
         Poll::Ready(Ok(()))
     }
 

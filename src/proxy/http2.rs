@@ -3,6 +3,7 @@
 //! The connection's task reads and writes for all; each stream has a task of its own, which does for its request what a whole
 //! connection of HTTP/1 does. One timer looks after all streams of a connection.
 
+use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -175,15 +176,16 @@ fn begin(connection: &Rc<Client>, request: Request<RecvStream>, respond: SendRes
         let body = Incoming::of_stream(stream, &parts.headers);
         Request::from_parts(parts, body)
     };
-    // Without tokio's budget, as connections are: see `Worker::take_over`.
-    spawn_local(unconstrained(answer(client, request, respond, opened)));
+    // Without tokio's budget, as connections are: see `Worker::take_over`. In a box, since tokio moves a task several times.
+    spawn_local(unconstrained(Box::pin(answer(client, request, respond, opened))));
 }
 
 async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: SendResponse<Bytes>, _opened: Opened) {
     let watch = Rc::clone(&client.watch);
     let is_head = request.method() == Method::HEAD;
-    let Some(response) = await_answer(&watch, &mut respond, handle(client, request)).await else {
-        return respond.send_reset(Reason::CANCEL);
+    let response = match await_answer(&watch, &mut respond, handle(client, request)).await {
+        Ok(response) => response,
+        Err(reason) => return respond.send_reset(reason),
     };
     let (head, body) = tidy(response, is_head).into_parts();
     let is_whole = is_head || body.is_end_stream();
@@ -195,12 +197,12 @@ async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: Sen
     }
 }
 
-/// The answer; `None` if the client does not want it any more, or is not to have it.
+/// The answer; or why there is none: the client does not want it any more, or is not to have it.
 async fn await_answer(
     watch: &Watch,
     respond: &mut SendResponse<Bytes>,
-    handled: impl Future<Output = Result<Response<ResponseBody>, std::convert::Infallible>>,
-) -> Option<Response<ResponseBody>> {
+    handled: impl Future<Output = Result<Response<ResponseBody>, Infallible>>,
+) -> Result<Response<ResponseBody>, Reason> {
     let mut handled = pin!(handled);
     poll_fn(|cx| {
         watch.belongs_to(cx.waker());
@@ -208,13 +210,13 @@ async fn await_answer(
         loop {
             if respond.poll_reset(cx).is_ready() {
                 watch.left();
-                return Poll::Ready(None);
+                return Poll::Ready(Err(Reason::CANCEL));
             }
             if let Poll::Ready(Ok(response)) = handled.as_mut().poll(cx) {
-                return Poll::Ready(Some(response));
+                return Poll::Ready(Ok(response));
             }
             if watch.is_cut_off() {
-                return Poll::Ready(None);
+                return Poll::Ready(Err(Reason::INTERNAL_ERROR));
             }
             match watch.take_overdue() {
                 Some(wait) => watch.expire(wait),
@@ -343,10 +345,6 @@ enum Step {
 
 impl Step {
     fn of(sent: Result<(), h2::Error>, is_last: bool) -> Self {
-        match sent {
-            Ok(()) if is_last => Self::Last,
-            Ok(()) => Self::Next,
-            Err(_) => Self::Broken,
-        }
+        sent.map_or(Self::Broken, |()| if is_last { Self::Last } else { Self::Next })
     }
 }

@@ -48,6 +48,13 @@ impl Peer {
         self.ends.map(|ends| ends.source.ip().to_canonical())
     }
 
+    /// What a PROXY header says of it.
+    #[must_use]
+    pub fn stated(&self) -> Stated {
+        let client = |Ends { source, destination }| Stated::Client { source, destination };
+        self.ends.map_or(Stated::Unknown, client)
+    }
+
     /// Whether it is believed when it says whom it stands for.
     #[must_use]
     pub fn is_trusted(&self, trusted: &Trusted) -> bool {

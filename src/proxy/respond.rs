@@ -96,6 +96,15 @@ pub(super) fn raw(status: StatusCode) -> Vec<u8> {
         StatusCode::SERVICE_UNAVAILABLE => "Too many connections.",
         _ => "The request is malformed.",
     };
+    raw_with(status, detail)
+}
+
+/// The whole answer to a request in clear text where TLS is spoken.
+pub(super) fn raw_plain(status: StatusCode) -> Vec<u8> {
+    raw_with(status, "This port speaks https: write https:// in place of http://.")
+}
+
+fn raw_with(status: StatusCode, detail: &'static str) -> Vec<u8> {
     let refusal = Refusal::of_request(status, detail);
     let (content_type, body) = refusal.body(Form::Json);
     let retry = if status == StatusCode::SERVICE_UNAVAILABLE { "retry-after: 1\r\n" } else { "" };

@@ -17,7 +17,8 @@ use super::respond::Refusal;
 use super::watch::Wait;
 use super::worker::{Pool, View};
 use crate::metrics::Failure;
-use crate::upstream::{Channel, ConnectError, Fault, Incoming, SendError};
+use crate::policy::shield::is_repeatable;
+use crate::upstream::{Channel, Fault, Incoming, Obtained, SendError};
 
 /// One try at one backend.
 #[derive(Clone, Copy, Debug)]
@@ -62,35 +63,73 @@ pub(super) fn has_failed(tried: &Tried) -> bool {
     }
 }
 
-/// Sends the request over a kept connection or a new one. It goes over another only if nothing of it was sent. What the
-/// backend does wrong is reported.
+/// Sends the request over a kept connection or a new one. It goes over another only if nothing of it was sent, or if the
+/// connection was found closed as it was sent and the request does no harm twice. What the backend does wrong is reported.
 pub(super) async fn send(
     report: &Report,
-    attempt: Attempt<'_>,
+    mut attempt: Attempt<'_>,
     mut request: Request<RequestBody>,
     upload: Option<Rc<Upload>>,
 ) -> Tried {
-    let mut refusals = 0;
+    let group = attempt.view.group(attempt.backend);
+    group.request_comes();
+    let client = report.client.origin.peer.stated();
+    let (mut refusals, mut stale) = (0, 0);
     loop {
-        let (channel, pool) = match obtain(attempt).await {
+        let Obtained { channel, pool, at } = match group.obtain(client, attempt.begun, stale > 0).await {
             Ok(obtained) => obtained,
             Err(failure) => return Err(unsent(report, failure, Box::new(request))),
         };
+        attempt.begun = at;
         let is_stream = matches!(channel, Channel::Http2(_));
         let may_go_elsewhere = if is_stream { refusals < MAX_REFUSALS } else { channel.is_reused() };
-        prepare(&mut request, &channel, &pool);
+        prepare(&mut request, &channel, pool.pool());
+        let spare = spare(attempt, &channel, &request, upload.as_ref());
         let mut link = Link::new(channel, pool, upload.clone());
         request = match await_head(report, attempt, &mut link, request).await {
-            Ok(response) => return receive(report, response, link),
+            Ok(response) => {
+                link.answered(response.status().as_u16());
+                return receive(report, response, link);
+            }
             Err(Trouble::Unsent(_, request)) if may_go_elsewhere => {
                 refusals += usize::from(is_stream);
                 *request
             }
-            Err(Trouble::Unsent(failure, request)) => return Err(unsent(report, failure, request)),
-            Err(Trouble::Backend(failure)) => return Err(failed(report, failure)),
+            Err(Trouble::Unsent(failure, request)) => {
+                link.pool().blame(failure);
+                return Err(unsent(report, failure, request));
+            }
+            Err(Trouble::Backend(failure)) => {
+                link.pool().blame(failure);
+                drop(link); // its place is free for the next one
+                let spare = spare.filter(|_| failure == Failure::Stale && group.may_retry(failure, stale));
+                let Some(spare) = spare else { return Err(failed(report, failure)) };
+                stale += 1;
+                *spare
+            }
             Err(trouble) => return Err(trouble),
         };
     }
+}
+
+/// A copy of a request that may be sent once more if the backend is closing this connection at this moment: only one that has
+/// rested may be, so that a busy connection costs no copies. Nothing is kept of a body.
+fn spare(
+    attempt: Attempt<'_>,
+    channel: &Channel<RequestBody>,
+    request: &Request<RequestBody>,
+    upload: Option<&Rc<Upload>>,
+) -> Option<Box<Request<RequestBody>>> {
+    let may_be_closing = channel.unused_since().is_some_and(|since| has_rested(attempt, since));
+    if !may_be_closing || upload.is_some() || !is_repeatable(request.method().as_str(), false) {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
+    copy.headers_mut().clone_from(request.headers());
+    Some(Box::new(copy))
 }
 
 /// How often a request that a backend has refused to look at is sent once more.
@@ -117,24 +156,6 @@ fn unsent(report: &Report, failure: Failure, request: Box<Request<RequestBody>>)
 fn failed(report: &Report, failure: Failure) -> Trouble {
     report.failed(failure);
     Trouble::Backend(failure)
-}
-
-/// A connection to the backend: a kept one, or a new one to the first endpoint that takes it. If one endpoint could not be
-/// tried for want of our own means, that there is no connection is not the backend's fault.
-async fn obtain(attempt: Attempt<'_>) -> Result<(Channel<RequestBody>, Rc<Pool>), Failure> {
-    let (mut failure, mut is_ours) = (Failure::Connect, false);
-    for pool in attempt.view.pools(attempt.backend) {
-        if let Some(kept) = poll_fn(|cx| Poll::Ready(pool.take(cx, attempt.begun))).await {
-            return Ok((kept, Rc::clone(pool)));
-        }
-        match pool.connect().await {
-            Ok(channel) => return Ok((channel, Rc::clone(pool))),
-            Err(ConnectError::Timeout) => failure = Failure::ConnectTimeout,
-            Err(ConnectError::OwnLimit(_)) => is_ours = true,
-            Err(_) => failure = Failure::Connect,
-        }
-    }
-    Err(if is_ours { Failure::OwnLimit } else { failure })
 }
 
 /// Sends the request and waits for the head of the answer, driving the connection meanwhile.
@@ -195,8 +216,12 @@ fn diagnose(attempt: Attempt<'_>, link: &Link, fault: Fault) -> Trouble {
 
 /// Whether the backend may have closed the connection because nobody used it, at the moment at which it was used again.
 fn may_have_been_idle(attempt: Attempt<'_>, link: &Link) -> bool {
-    let rested = link.channel.rested_since().map(|since| attempt.begun.saturating_duration_since(since));
-    rested.is_some_and(|rested| rested >= REST) && attempt.begun.elapsed() < RACE
+    let has_rested = link.channel.rested_since().is_some_and(|since| has_rested(attempt, since));
+    has_rested && attempt.begun.elapsed() < RACE
+}
+
+fn has_rested(attempt: Attempt<'_>, unused_since: Instant) -> bool {
+    attempt.begun.saturating_duration_since(unused_since) >= REST
 }
 
 /// Takes an answer in, if it can be passed on.
@@ -251,6 +276,10 @@ fn of_backend(failure: Failure) -> Refusal {
         Failure::ConnectTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "The backend took no connection in time.")
         }
+        Failure::Certificate => {
+            (StatusCode::BAD_GATEWAY, "tls_certificate_error", "The backend's certificate is not trusted.")
+        }
+        Failure::Tls => (StatusCode::BAD_GATEWAY, "tls_protocol_error", "The backend speaks no TLS with us."),
         Failure::ResponseTimeout => {
             (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
         }
@@ -265,6 +294,12 @@ fn of_backend(failure: Failure) -> Refusal {
         }
         Failure::OwnLimit => {
             (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached", "No more connections can be opened.")
+        }
+        Failure::BackendLimit => {
+            (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached", "The backend is given no more at once.")
+        }
+        Failure::Unhealthy => {
+            (StatusCode::SERVICE_UNAVAILABLE, "destination_unavailable", "No endpoint of the backend is fit to answer.")
         }
     };
     Refusal::of_backend(status, error, detail)

@@ -3,13 +3,14 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::server::TlsStream;
 
 /// A connection that a client has opened.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) enum Socket {
     Tcp(TcpStream),
     /// From this machine.
     Unix(UnixStream),
+    /// Over one of the others, in secret.
+    Tls(Box<TlsStream<Wire>>),
 }
 
 /// Does `$poll` on whatever `$socket` is.
@@ -26,6 +29,7 @@ macro_rules! on {
         match $socket {
             Socket::Tcp($stream) => $poll,
             Socket::Unix($stream) => $poll,
+            Socket::Tls($stream) => $poll,
         }
     };
 }
@@ -39,24 +43,40 @@ impl Socket {
         match self {
             Self::Tcp(stream) => stream.set_nodelay(true),
             Self::Unix(_) => Ok(()),
+            Self::Tls(stream) => stream.get_ref().0.socket.set_nodelay(),
         }
-    }
-
-    /// Ready once there is something to read, if it is only the end.
-    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        on!(self, stream => stream.poll_read_ready(cx))
     }
 
     /// Whether the client has closed its side, even behind bytes that nobody has read.
     pub(super) fn is_read_closed(&self, cx: &mut Context<'_>) -> bool {
-        let ready = on!(self, stream => pin!(stream.ready(Interest::READABLE)).poll(cx));
+        let ready = match self {
+            Self::Tcp(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Self::Unix(stream) => pin!(stream.ready(Interest::READABLE)).poll(cx),
+            Self::Tls(stream) => return stream.get_ref().0.socket.is_read_closed(cx),
+        };
         matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// Makes the end of the connection one that nobody takes for the end of an answer.
     pub(super) fn reset(&self) {
-        if let Self::Tcp(stream) = self {
-            let _already_gone = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+        match self {
+            Self::Tcp(stream) => {
+                let _already_gone = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            }
+            Self::Unix(_) => {}
+            Self::Tls(stream) => stream.get_ref().0.socket.reset(),
+        }
+    }
+
+    /// Tells the client that the connection ends here, if it takes that at once: in TLS, a connection that merely ends may have
+    /// been cut by anybody.
+    pub(super) async fn say_goodbye(&mut self) {
+        if matches!(self, Self::Tls(_)) {
+            std::future::poll_fn(|cx| {
+                let _it_may_not_listen = Pin::new(&mut *self).poll_shutdown(cx);
+                Poll::Ready(())
+            })
+            .await;
         }
     }
 }
@@ -103,6 +123,25 @@ pub(super) struct Wire {
 impl Wire {
     pub(super) fn new(socket: Socket) -> Self {
         Self { socket, unread: Bytes::new() }
+    }
+
+    /// Ready once there is something to read, if it is only the end.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.unread.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.socket {
+            Socket::Tcp(stream) => stream.poll_read_ready(cx),
+            Socket::Unix(stream) => stream.poll_read_ready(cx),
+            Socket::Tls(stream) => {
+                // That bytes have come does not tell whether any are for us: they are taken out of their records to see.
+                let mut bytes = [0; 1024];
+                let mut buf = ReadBuf::new(&mut bytes);
+                ready!(Pin::new(stream).poll_read(cx, &mut buf))?;
+                self.unread = Bytes::copy_from_slice(buf.filled());
+                Poll::Ready(Ok(()))
+            }
+        }
     }
 }
 

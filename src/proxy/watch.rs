@@ -25,6 +25,8 @@ const ALLOWANCE: usize = 1 << 20;
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
+    /// The end of a TLS handshake.
+    Handshake,
     /// The moment at which the streams of a connection are looked over.
     Look,
     /// The next request's first byte.
@@ -465,6 +467,7 @@ mod tests {
 
     fn watch() -> Watch {
         let timeouts = ClientTimeouts {
+            handshake: Duration::from_secs(5),
             header: Duration::from_secs(10),
             body_idle: Duration::from_secs(30),
             keep_alive: Duration::from_secs(60),

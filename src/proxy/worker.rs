@@ -25,7 +25,9 @@ use super::connection::{self, Guest};
 use super::exchange::address_of;
 use super::peer::Peer;
 use super::socket::Socket;
+use super::turns::Turns;
 use super::watch::Watch;
+use crate::metrics::tls::TlsMeters;
 use crate::metrics::{ConnectionMeters, Registry};
 use crate::policy::decision::Side;
 use crate::snapshot::{Endpoint, Rollout, Snapshot};
@@ -33,6 +35,8 @@ use crate::upstream;
 
 /// The upstream pools of a worker carry the proxy's request bodies.
 pub(super) type Pool = upstream::Pool<RequestBody>;
+/// A backend as the worker sees it.
+pub(super) type Group = upstream::Group<RequestBody>;
 
 /// How often unused upstream connections and the drains of sides are looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -147,6 +151,7 @@ pub fn start(index: usize, shared: Shared) -> io::Result<Handle> {
 
 async fn run(index: usize, shared: Shared, mut errands: mpsc::UnboundedReceiver<Errand>) {
     let mut ending = shared.ending.clone();
+    let mut wanted = shared.registry.wanted.subscribe();
     let worker = Rc::new(Worker::new(index, shared));
     let mut sweep = interval(SWEEP_EVERY);
     sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -160,6 +165,7 @@ async fn run(index: usize, shared: Shared, mut errands: mpsc::UnboundedReceiver<
                 }
             }
             Some(errand) = errands.recv() => worker.go(errand),
+            Ok(()) = wanted.changed() => worker.give_up_idle(),
             _ = sweep.tick() => unconstrained(worker.sweep()).await, // all of them, not as many as the budget allows
         }
     }
@@ -173,8 +179,15 @@ async fn run(index: usize, shared: Shared, mut errands: mpsc::UnboundedReceiver<
         worker.drain();
         worker.emptied().await;
     };
+    let given_up = async {
+        while wanted.changed().await.is_ok() {
+            worker.give_up_idle();
+        }
+        std::future::pending::<()>().await; // nobody will want any more
+    };
     tokio::select! {
         () = emptied => {}
+        () = given_up => {}
         _ = ending.wait_for(|ending| *ending == Ending::Now) => worker.call_last().await,
     }
 }
@@ -188,6 +201,7 @@ pub(super) struct Worker {
     view: RefCell<Rc<View>>,
     connections: RefCell<HashMap<u64, Rc<Watch>>>,
     next_connection: Cell<u64>,
+    handshakes: Turns,
     emptied: tokio::sync::Notify,
 }
 
@@ -196,82 +210,54 @@ pub(super) struct Worker {
 pub(super) struct View {
     pub(super) snapshot: Arc<Snapshot>,
     /// For each backend of the snapshot, a pool for each endpoint.
-    backends: Vec<Endpoints>,
+    groups: Vec<Group>,
     /// The pools that no side uses any more but those that are being drained.
     emptied: Vec<Rc<Pool>>,
 }
 
-#[derive(Debug)]
-struct Endpoints {
-    pools: Vec<Rc<Pool>>,
-    turn: Cell<usize>,
-}
-
 impl View {
-    /// A view of `snapshot` that goes on with the pools of `before`, where the endpoints are the same.
-    fn new(snapshot: Arc<Snapshot>, before: Option<&Self>) -> Self {
-        let mut known: Vec<Rc<Pool>> =
-            before.into_iter().flat_map(|view| &view.backends).flat_map(|backend| &backend.pools).cloned().collect();
-        let mut pool_for = |endpoint: &Endpoint| {
-            known.iter().find(|pool| pool.endpoint() == endpoint).cloned().unwrap_or_else(|| {
-                let pool = Rc::new(Pool::new(endpoint.clone()));
-                known.push(Rc::clone(&pool));
-                pool
-            })
-        };
-        let backends: Vec<Endpoints> = snapshot
-            .backends
-            .iter()
-            .map(|backend| Endpoints {
-                pools: backend.endpoints.iter().map(&mut pool_for).collect(),
-                turn: Cell::default(),
-            })
-            .collect();
-        let emptied = emptied(&backends, &snapshot.emptied_backends());
-        Self { snapshot, backends, emptied }
+    /// A view of `snapshot` for `worker`, which goes on with the pools of `before`, where the endpoints are the same.
+    fn new(snapshot: Arc<Snapshot>, worker: usize, before: Option<&Self>) -> Self {
+        let before = before.map(|view| &*view.groups).unwrap_or_default();
+        let groups: Vec<Group> = snapshot.backends.iter().map(|backend| Group::new(backend, worker, before)).collect();
+        let emptied = snapshot.emptied_backends().into_iter().flat_map(|at| groups[at].pools().iter().cloned());
+        let emptied = emptied.collect();
+        Self { snapshot, groups, emptied }
     }
 
     /// Lets go of the pools that `next` does not go on with.
     fn retire(&self, next: &Self) {
-        let pools = |view: &Self| view.backends.iter().flat_map(|backend| &backend.pools).cloned().collect::<Vec<_>>();
-        let kept = pools(next);
-        for pool in pools(self) {
-            if !kept.iter().any(|kept| Rc::ptr_eq(kept, &pool)) {
+        for pool in self.pools() {
+            if !next.pools().any(|kept| Rc::ptr_eq(kept, pool)) {
                 pool.retire();
             }
         }
     }
 
-    /// The pool of `endpoint`, if a backend has it.
-    fn pool(&self, endpoint: &Endpoint) -> Option<Rc<Pool>> {
-        self.backends.iter().flat_map(|backend| &backend.pools).find(|pool| pool.endpoint() == endpoint).cloned()
+    fn pools(&self) -> impl Iterator<Item = &Rc<Pool>> {
+        self.groups.iter().flat_map(Group::pools)
     }
 
-    /// The pools of `backend`, the one whose turn it is first.
-    pub(super) fn pools(&self, backend: usize) -> impl Iterator<Item = &Rc<Pool>> {
-        let Endpoints { pools, turn } = &self.backends[backend];
-        let first = turn.get() % pools.len();
-        turn.set(first + 1);
-        pools[first..].iter().chain(&pools[..first])
+    /// The backend at this place (an index) of the snapshot.
+    pub(super) fn group(&self, backend: usize) -> &Group {
+        &self.groups[backend]
     }
-}
 
-/// The pools of these backends (indices) that the others do not share.
-fn emptied(backends: &[Endpoints], emptied: &[usize]) -> Vec<Rc<Pool>> {
-    let pools = |is_emptied: bool| {
-        let chosen = backends.iter().enumerate().filter(move |(at, _)| emptied.contains(at) == is_emptied);
-        chosen.flat_map(|(_, backend)| backend.pools.iter())
-    };
-    let is_shared = |pool: &Rc<Pool>| pools(false).any(|used| Rc::ptr_eq(used, pool));
-    pools(true).filter(|pool| !is_shared(pool)).cloned().collect()
+    /// Opens up to `connections` to `endpoint`, if a backend has it. Tells how many there are.
+    async fn warm(&self, endpoint: &Endpoint, connections: usize) -> usize {
+        let mut pools = self.groups.iter().flat_map(|group| group.pools().iter().map(move |pool| (group, pool)));
+        match pools.find(|(_, pool)| pool.endpoint() == endpoint) {
+            Some((group, pool)) => group.warm(pool, connections).await,
+            None => 0,
+        }
+    }
 }
 
 /// Opens connections one after the other, so that whoever is served meanwhile hardly notices.
 async fn warm(view: Rc<View>, warming: Warming) {
     let mut opened = 0;
     for endpoint in warming.endpoints.iter() {
-        let Some(pool) = view.pool(endpoint) else { continue };
-        opened += pool.warm(warming.each).await;
+        opened += view.warm(endpoint, warming.each).await;
     }
     let _nobody_may_want_to_know = warming.opened.send(opened);
 }
@@ -279,7 +265,7 @@ async fn warm(view: Rc<View>, warming: Warming) {
 impl Worker {
     fn new(index: usize, shared: Shared) -> Self {
         let latest = Cache::new(Arc::clone(&shared.snapshot));
-        let view = View::new(shared.snapshot.load_full(), None);
+        let view = View::new(shared.snapshot.load_full(), index, None);
         Self {
             index,
             shared,
@@ -287,6 +273,7 @@ impl Worker {
             view: RefCell::new(Rc::new(view)),
             connections: RefCell::default(),
             next_connection: Cell::default(),
+            handshakes: Turns::default(),
             emptied: tokio::sync::Notify::new(),
         }
     }
@@ -317,7 +304,7 @@ impl Worker {
         if Arc::ptr_eq(snapshot, &current.snapshot) {
             return Rc::clone(&current);
         }
-        let next = Rc::new(View::new(Arc::clone(snapshot), Some(&current)));
+        let next = Rc::new(View::new(Arc::clone(snapshot), self.index, Some(&current)));
         current.retire(&next);
         drop(current);
         self.view.replace(Rc::clone(&next));
@@ -326,6 +313,17 @@ impl Worker {
 
     fn meters(&self) -> &ConnectionMeters {
         &self.shared.registry.connections[self.index]
+    }
+
+    pub(super) fn tls_meters(&self) -> &TlsMeters {
+        &self.shared.registry.tls[self.index]
+    }
+
+    /// Ready when there are not too many handshakes at once, for as long as what it gives lives.
+    pub(super) async fn turn_to_shake_hands(&self) -> impl Drop {
+        let most = self.view().snapshot.limits.max_handshakes;
+        let most = most.div_ceil(self.shared.registry.connections.len());
+        self.handshakes.next(most).await
     }
 
     fn go(self: &Rc<Self>, errand: Errand) {
@@ -350,12 +348,18 @@ impl Worker {
         let view = self.view();
         let now = Instant::now();
         std::future::poll_fn(|cx| {
-            view.backends.iter().flat_map(|backend| &backend.pools).for_each(|pool| pool.sweep(cx, now));
+            view.pools().for_each(|pool| pool.sweep(cx, now));
             Poll::Ready(())
         })
         .await;
         view.emptied.iter().for_each(|pool| pool.close_idle());
+        view.groups.iter().for_each(Group::give_up_idle);
         view.snapshot.rollouts.iter().for_each(|rollout| self.look_after_drain(rollout, now));
+    }
+
+    /// Requests wait for connections to a backend, here or on another worker: those that nobody uses are closed.
+    fn give_up_idle(&self) {
+        self.view().groups.iter().for_each(Group::give_up_idle);
     }
 
     /// Tells how long the oldest request has run on a side that is being drained, and cuts off what has run too long.

@@ -127,6 +127,14 @@ where
         }
     }
 
+    /// Since when a connection over which an earlier request went had been unused, before another one goes over it.
+    pub fn unused_since(&self) -> Option<Instant> {
+        match self {
+            Self::Http1(connection) => connection.is_reused().then(|| connection.idle_since()),
+            Self::Http2(_) => None,
+        }
+    }
+
     /// Whether it is a connection over which an earlier request went: if it takes no more, another may.
     pub fn is_reused(&self) -> bool {
         match self {

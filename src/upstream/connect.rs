@@ -7,8 +7,11 @@ use hyper::body::Body;
 use tokio::time::timeout;
 
 use super::{Socket, http1, http2};
+use crate::capacity::Slot;
 use crate::config::Scheme;
+use crate::proxy_header::Stated;
 use crate::snapshot::Endpoint;
+use crate::tls;
 
 /// Why there is no connection. The backend's fault, but for [`ConnectError::OwnLimit`].
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +22,12 @@ pub enum ConnectError {
     /// This process or this machine is out of file descriptors, memory or ports.
     #[error("out of means to connect: {0}")]
     OwnLimit(io::Error),
+    /// Its certificate is not one that we trust for it.
+    #[error("its certificate is not trusted: {0}")]
+    Certificate(io::Error),
+    /// No TLS: it speaks none, or none that we speak, or wants a certificate of ours.
+    #[error("no TLS: {0}")]
+    Tls(io::Error),
     /// No answer within `timeouts.connect`.
     #[error("no connection in time")]
     Timeout,
@@ -58,34 +67,58 @@ fn is_own_limit(error: &io::Error) -> bool {
         || matches!(error.raw_os_error(), Some(ENFILE | EMFILE | ENOBUFS))
 }
 
-/// Connects to `endpoint` within its connect timeout. Names are resolved anew each time, off the worker's thread.
+/// Connects to `endpoint` for `client` within its connect timeout; `slot` is taken up until the connection is closed.
 ///
 /// # Errors
 /// When the endpoint does not take the connection in time.
-pub(super) async fn connect<B>(endpoint: &Endpoint) -> Result<Connected<B>, ConnectError>
+pub(super) async fn connect<B>(endpoint: &Endpoint, client: Stated, slot: Slot) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    timeout(endpoint.timeouts.connect, set_up(endpoint)).await.map_err(|_| ConnectError::Timeout)?
+    timeout(endpoint.timeouts.connect, set_up(endpoint, client, slot)).await.map_err(|_| ConnectError::Timeout)?
 }
 
-async fn set_up<B>(endpoint: &Endpoint) -> Result<Connected<B>, ConnectError>
+async fn set_up<B>(endpoint: &Endpoint, client: Stated, slot: Slot) -> Result<Connected<B>, ConnectError>
 where
     B: Body + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    if endpoint.address.scheme == Scheme::Https {
-        return Err(ConnectError::Io(io::Error::other("TLS to backends is not built in"))); // never in clear text instead
-    }
-    let socket = Socket::connect(&endpoint.address.address).await?;
-    if endpoint.protocol.is_certainly_http2() {
-        let connection = http2::Connection::open(socket, uri::Scheme::HTTP, endpoint.max_header_size).await?;
+    let socket = reach(endpoint, client, None).await?;
+    let (scheme, is_http2) = match &socket {
+        Socket::Tls(stream) => (uri::Scheme::HTTPS, stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2)),
+        Socket::Tcp(_) | Socket::Unix(_) => (uri::Scheme::HTTP, endpoint.protocol.is_certainly_http2()),
+    };
+    if is_http2 {
+        let connection = http2::Connection::open(socket, scheme, endpoint.max_header_size, slot).await?;
         return Ok(Connected::Http2(connection));
     }
-    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, endpoint.max_header_size).await?)))
+    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, client, endpoint.max_header_size, slot).await?)))
+}
+
+/// A socket on which HTTP can be spoken with `endpoint` for `client`: in secret if its URL says so, and never in clear text instead. What
+/// is spoken inside is agreed on there, unless it has to be `only` that. How long all of it may take is the caller's to say.
+///
+/// # Errors
+/// When the endpoint does not take the connection, or cannot be trusted.
+pub async fn reach(endpoint: &Endpoint, client: Stated, only: Option<&[u8]>) -> Result<Socket, ConnectError> {
+    let socket = Socket::connect(endpoint, client).await?;
+    match (endpoint.address.scheme, &endpoint.tls) {
+        (Scheme::Http, _) => Ok(socket),
+        (Scheme::Https, Some(tls)) => Ok(Box::pin(socket.secured(tls, only)).await.map_err(untrusted)?),
+        (Scheme::Https, None) => Err(ConnectError::Io(io::Error::other("nothing says whom to trust there"))),
+    }
+}
+
+/// Why there is no TLS.
+fn untrusted(error: io::Error) -> ConnectError {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(_)) => ConnectError::Certificate(error),
+        Some(_) => ConnectError::Tls(error),
+        None => error.into(),
+    }
 }
 
 #[cfg(test)]

@@ -24,6 +24,8 @@ use tokio::time::Instant;
 
 use super::incoming::BrokenOff;
 use super::{Answered, Fault, SendError, Socket};
+use crate::capacity::Slot;
+use crate::proxy_header::Stated;
 
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
@@ -41,6 +43,10 @@ pub struct Connection<B: Body + 'static> {
     task: Option<AbortOnDrop>,
     reused: bool,
     idle_since: Instant,
+    /// For whom it was opened.
+    client: Stated,
+    /// Given back when the connection is closed, and not before: it comes after what holds the socket.
+    slot: Option<Slot>,
 }
 
 /// What hyper says of a request that was handed to a connection.
@@ -52,12 +58,17 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    /// Prepares a connected socket for requests. `max_header_size` bounds a response head, in bytes; its fields are at
-    /// most 100, hyper's default.
+    /// Prepares a connected socket, opened for `client`, for requests. `max_header_size` bounds a response head, in bytes; its fields are at
+    /// most 100, hyper's default. `slot` is taken up until it is closed.
     ///
     /// # Errors
     /// hyper's, if the connection cannot be set up.
-    pub(super) async fn open(socket: Socket, max_header_size: usize) -> Result<Self, hyper::Error> {
+    pub(super) async fn open(
+        socket: Socket,
+        client: Stated,
+        max_header_size: usize,
+        slot: Slot,
+    ) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
         let io = TokioIo::new(Io { socket, seen: Rc::clone(&seen) });
         let (sender, driver) =
@@ -65,7 +76,23 @@ where
         let nudge = Arc::new(Nudge::default());
         let nudge_waker = Waker::from(Arc::clone(&nudge));
         let idle_since = Instant::now();
-        Ok(Self { sender, driver: Some(driver), seen, nudge, nudge_waker, task: None, reused: false, idle_since })
+        Ok(Self {
+            sender,
+            driver: Some(driver),
+            seen,
+            nudge,
+            nudge_waker,
+            task: None,
+            reused: false,
+            idle_since,
+            client,
+            slot: Some(slot),
+        })
+    }
+
+    /// For whom it was opened.
+    pub(super) fn client(&self) -> Stated {
+        self.client
     }
 
     /// Whether an earlier request went over this connection: if it closes now, that may be the backend's idle timeout.
@@ -125,7 +152,7 @@ where
     /// answers while it reads wait for each other. Such a connection is not used again.
     pub(super) fn detach(&mut self) {
         if let Some(driver) = self.driver.take() {
-            let task = spawn_local(Detached { driver, seen: Rc::clone(&self.seen) });
+            let task = spawn_local(Detached { driver, seen: Rc::clone(&self.seen), _slot: self.slot.take() });
             self.task = Some(AbortOnDrop(task));
         }
     }
@@ -178,6 +205,7 @@ where
 struct Detached<B: Body + 'static> {
     driver: http1::Connection<TokioIo<Io>, B>,
     seen: Rc<Seen>,
+    _slot: Option<Slot>,
 }
 
 impl<B> Future for Detached<B>
@@ -354,8 +382,8 @@ impl AsyncWrite for Io {
         self.socket.is_write_vectored()
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(())) // a TCP socket has no buffer of its own to flush
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.with_task(AsyncWrite::poll_flush)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -21,13 +21,14 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::incoming::{BrokenOff, Incoming};
 use super::{Answered, Fault, SendError, Socket};
+use crate::capacity::Slot;
 
 /// Streams that we open on one connection, if the backend does not want fewer.
-const MAX_STREAMS: usize = 100;
+const MAX_STREAMS: u32 = 100;
 /// Bytes that a backend may send ahead on a stream that nobody reads.
 const STREAM_WINDOW: u32 = 32 << 10;
 /// The same for a connection: as much as all streams together, so that one that nobody reads holds up no other.
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 /// Bytes of a request body that wait to be written, for each stream.
 const SEND_BUFFER: usize = 64 << 10;
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
@@ -58,11 +59,16 @@ struct State {
 
 impl Connection {
     /// Makes a connected socket one for requests, once the backend has said how many it takes. `max_header_size` bounds a
-    /// response head, in bytes.
+    /// response head, in bytes; `slot` is taken up until it is closed.
     ///
     /// # Errors
     /// h2's, if the other side does not begin as RFC 9113 §3.4 says.
-    pub(super) async fn open(socket: Socket, scheme: Scheme, max_header_size: usize) -> Result<Self, h2::Error> {
+    pub(super) async fn open(
+        socket: Socket,
+        scheme: Scheme,
+        max_header_size: usize,
+        slot: Slot,
+    ) -> Result<Self, h2::Error> {
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -80,25 +86,26 @@ impl Connection {
         .await?;
         let (streams, ended, idle_since) = (Cell::new(0), Cell::new(false), Cell::new(Instant::now()));
         let state = Rc::new(State { streams, ended, idle_since });
-        spawn_local(unconstrained(drive(connection, Rc::clone(&state))));
+        spawn_local(unconstrained(drive(connection, Rc::clone(&state), slot)));
         Ok(Self { sender, scheme, state })
     }
 
     /// How many streams it may have at once.
     pub(super) fn max_streams(&self) -> usize {
-        self.sender.current_max_send_streams().min(MAX_STREAMS)
+        self.sender.current_max_send_streams().min(MAX_STREAMS as usize)
     }
 
-    /// A stream for one request, unless there are as many as there may be.
+    /// A stream for one request, unless there are as many as there may be, or will be no more.
     pub(super) fn claim<B>(&self) -> Option<Box<Stream<B>>> {
         if self.state.streams.get() >= self.max_streams() {
             return None;
         }
+        let sender = self.open_sender()?;
         self.state.streams.set(self.state.streams.get() + 1);
         Some(Box::new(Stream {
-            sender: self.sender.clone(),
+            sender,
             scheme: self.scheme.clone(),
-            claim: Claim(Rc::clone(&self.state)),
+            _claim: Claim(Rc::clone(&self.state)),
             reply: None,
             failed: None,
             upload: None,
@@ -109,8 +116,13 @@ impl Connection {
 
     /// Whether it takes more requests: it lives, and the backend has not said that it is going away.
     pub(super) fn is_open(&self) -> bool {
-        let ready = self.sender.clone().poll_ready(&mut Context::from_waker(Waker::noop()));
-        !self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))
+        self.open_sender().is_some()
+    }
+
+    fn open_sender(&self) -> Option<SendRequest<Bytes>> {
+        let mut sender = self.sender.clone();
+        let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
+        (!self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
     }
 
     /// Since when nobody has used it; `None` while somebody does.
@@ -120,7 +132,7 @@ impl Connection {
 }
 
 /// Reads and writes for all streams until the connection ends: by itself, once nobody can use it any more.
-async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<State>) {
+async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<State>, slot: Slot) {
     let pings = connection.ping_pong().expect("nobody has asked for it before");
     let mut silence = pin!(silence(pings, &state));
     poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
@@ -129,6 +141,8 @@ async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<
     })
     .await;
     state.ended.set(true);
+    drop(connection); // first: whoever gets the slot may open another one at once
+    drop(slot);
 }
 
 /// Ends when the other side is not there any more: it owes an answer, and does not even answer a ping (RFC 9113 §6.7).
@@ -148,7 +162,9 @@ struct Claim(Rc<State>);
 impl Drop for Claim {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get() - 1);
-        self.0.idle_since.set(Instant::now());
+        if self.0.streams.get() == 0 {
+            self.0.idle_since.set(Instant::now());
+        }
     }
 }
 
@@ -157,7 +173,7 @@ impl Drop for Claim {
 pub struct Stream<B> {
     sender: SendRequest<Bytes>,
     scheme: Scheme,
-    claim: Claim,
+    _claim: Claim,
     reply: Option<ResponseFuture>,
     /// What was not even sent.
     failed: Option<SendError<B>>,
@@ -199,7 +215,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         let Some(reply) = self.reply.as_mut().filter(|_| !broken) else {
             return Poll::Ready(Err(self.failed.take().unwrap_or(Fault::Ended.into())));
         };
-        while let Poll::Ready(Some(_)) = reply.poll_informational(cx) {
+        while let Poll::Ready(Some(Ok(_))) = reply.poll_informational(cx) {
             self.interim += 1;
             if self.interim > MAX_INTERIM {
                 return Poll::Ready(Err(Fault::Malformed.into()));
@@ -235,11 +251,11 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 
     /// What it means that there is no answer. What the backend has not looked at may be sent elsewhere: a stream that it
-    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). The same error
-    /// reaches streams that it did look at when the connection ends, so it counts only while there is one.
+    /// refuses (RFC 9113 §8.7), and those above the last one that it names when it goes away (§6.8). Those that it did look at
+    /// hear of the end of the connection in other words.
     fn failure(&mut self, error: &h2::Error) -> SendError<B> {
         let is_refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
-        let is_left_out = error.is_go_away() && !self.claim.0.ended.get();
+        let is_left_out = error.is_go_away();
         let fault = if error.is_library() { Fault::Malformed } else { Fault::Ended };
         match (self.spare.take(), self.upload.take()) {
             (Some(head), Some(upload)) if error.is_remote() && (is_refused || is_left_out) => {

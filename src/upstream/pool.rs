@@ -1,6 +1,7 @@
 //! The connections of one worker to one endpoint.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::task::Context;
 
 use hyper::body::{Body, Bytes};
@@ -9,7 +10,12 @@ use tokio::time::{Instant, timeout};
 
 use super::channel::Channel;
 use super::connect::{ConnectError, Connected, connect};
+use super::line::{Line, PassedOn};
 use super::{http1, http2};
+use crate::capacity::Slot;
+use crate::policy::ejection;
+use crate::policy::outcome::Failure;
+use crate::proxy_header::Stated;
 use crate::snapshot::Endpoint;
 
 /// How many streams a connection has room for, before any has told.
@@ -32,6 +38,47 @@ pub struct Pool<B: Body + 'static> {
     shares: Cell<bool>,
     streams_each: Cell<usize>,
     retired: Cell<bool>,
+    /// The index of the worker whose it is.
+    worker: usize,
+    /// Who waits for a connection to this backend.
+    line: Rc<Line<B>>,
+}
+
+impl<B: Body + 'static> Pool<B> {
+    /// Whether the endpoint gets requests.
+    #[must_use]
+    pub fn is_fit(&self) -> bool {
+        self.endpoint.state.is_fit()
+    }
+
+    /// A stream has ended, and somebody waits: here for a stream, or elsewhere for a connection that nobody uses.
+    fn give_up_stream(&self) {
+        if self.line.is_empty() {
+            self.close_oldest();
+        } else {
+            self.line.freed.notify_one();
+        }
+    }
+
+    /// Closes the one that was unused for longest; false if there is none.
+    pub(super) fn close_oldest(&self) -> bool {
+        let alone = {
+            let mut idle = self.idle.borrow_mut();
+            (!idle.is_empty()).then(|| idle.remove(0))
+        };
+        if alone.is_some() {
+            return true;
+        }
+        let mut shared = self.shared.borrow_mut();
+        let unused = shared.iter().position(|connection| connection.idle_since().is_some());
+        unused.map(|at| shared.remove(at)).is_some()
+    }
+
+    /// Requests of this worker that run on the endpoint.
+    #[must_use]
+    pub fn running(&self) -> u32 {
+        self.endpoint.state.running_on(self.worker)
+    }
 }
 
 impl<B> Pool<B>
@@ -40,8 +87,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// An empty pool for `endpoint`.
-    #[must_use]
-    pub fn new(endpoint: Endpoint) -> Self {
+    pub(super) fn new(endpoint: Endpoint, worker: usize, line: Rc<Line<B>>) -> Self {
         Self {
             shares: Cell::new(endpoint.protocol.is_certainly_http2()),
             endpoint,
@@ -52,6 +98,8 @@ where
             dialed: Notify::new(),
             streams_each: Cell::new(STREAMS_EACH),
             retired: Cell::default(),
+            worker,
+            line,
         }
     }
 
@@ -61,55 +109,87 @@ where
         &self.endpoint
     }
 
-    /// A stream of a connection that has room for one, or the connection used last that is still good. `now` is on the
+    /// A stream of a connection that has room for one, or the connection used last that is still good, and `client`'s if each is
+    /// somebody's. `now` is on the
     /// worker's clock; what was unused for longer than the endpoint's idle timeout is closed, since the backend may be
     /// closing it at this moment.
-    pub fn take(&self, cx: &mut Context<'_>, now: Instant) -> Option<Channel<B>> {
+    pub fn take(&self, client: Stated, cx: &mut Context<'_>, now: Instant) -> Option<Channel<B>> {
         if self.shares.get()
             && let Some(stream) = self.claim()
         {
             return Some(Channel::Http2(stream));
         }
         loop {
-            let mut connection = self.idle.borrow_mut().pop()?;
+            let mut connection = self.pop(client)?;
             if self.is_fresh(connection.idle_since(), now) && connection.is_reusable(cx) {
                 return Some(Channel::Http1(connection));
             }
         }
     }
 
-    fn claim(&self) -> Option<Box<http2::Stream<B>>> {
-        let mut shared = self.shared.borrow_mut();
-        shared.retain(http2::Connection::is_open);
-        shared.iter().find_map(http2::Connection::claim)
+    fn pop(&self, client: Stated) -> Option<Box<http1::Connection<B>>> {
+        let mut idle = self.idle.borrow_mut();
+        match self.endpoint.proxy_protocol {
+            None => idle.pop(),
+            Some(_) => {
+                let at = idle.iter().rposition(|connection| connection.client() == client)?;
+                Some(idle.remove(at))
+            }
+        }
     }
 
-    /// A new connection, within the endpoint's connect timeout; or a stream of one that somebody else makes meanwhile.
+    fn claim(&self) -> Option<Box<http2::Stream<B>>> {
+        let mut shared = self.shared.borrow_mut();
+        let stream = shared.iter().find_map(http2::Connection::claim);
+        if stream.is_none() {
+            shared.retain(http2::Connection::is_open);
+        }
+        stream
+    }
+
+    /// Whether its connections are shared by many requests, as far as is known.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shares.get()
+    }
+
+    /// A stream of a shared connection that somebody else makes meanwhile, or the turn to make one: as many are made at once as
+    /// there are requests to fill them. Where others wait for the right to open one, there is nothing to wait for.
+    ///
+    /// # Errors
+    /// When that takes longer than the endpoint's connect timeout.
+    pub(super) async fn join(&self) -> Result<Joined<'_, B>, Failure> {
+        let waiting = Counted::new(&self.waiting);
+        let stream = async {
+            loop {
+                let dialed = self.dialed.notified();
+                if let Some(stream) = self.claim() {
+                    return Some(stream);
+                }
+                let are_enough = self.waiting.get() <= self.dialing.get() * self.streams_each.get();
+                if !are_enough || self.line.slots.waiting() > 0 {
+                    return None;
+                }
+                dialed.await;
+            }
+        };
+        match timeout(self.endpoint.timeouts.connect, stream).await {
+            Ok(Some(stream)) => Ok(Joined::Stream(stream)),
+            Ok(None) => {
+                let dialing = Counted::new(&self.dialing);
+                Ok(Joined::Dial(Dialing { _waiting: waiting, _dialing: dialing, dialed: &self.dialed }))
+            }
+            // What they waited for may itself have waited for the right to be opened.
+            Err(_) if self.line.slots.waiting() > 0 => Err(Failure::BackendLimit),
+            Err(_) => Err(Failure::ConnectTimeout),
+        }
+    }
+
+    /// A new connection for `client`, within the endpoint's connect timeout, or a stream of one.
     ///
     /// # Errors
     /// When the endpoint does not take the connection in time.
-    pub async fn connect(&self) -> Result<Channel<B>, ConnectError> {
-        if !self.shares.get() {
-            return self.admit(connect(&self.endpoint).await?);
-        }
-        timeout(self.endpoint.timeouts.connect, self.share()).await.map_err(|_| ConnectError::Timeout)?
-    }
-
-    /// As many connections are made at once as there are requests to fill them.
-    async fn share(&self) -> Result<Channel<B>, ConnectError> {
-        let _waiting = Counted::new(&self.waiting);
-        loop {
-            let dialed = self.dialed.notified();
-            if let Some(stream) = self.claim() {
-                return Ok(Channel::Http2(stream));
-            }
-            if self.waiting.get() > self.dialing.get() * self.streams_each.get() {
-                break;
-            }
-            dialed.await;
-        }
-        let _dialing = Dialing { _counted: Counted::new(&self.dialing), dialed: &self.dialed };
-        self.admit(connect(&self.endpoint).await?)
+    pub(super) async fn dial(&self, client: Stated, slot: Slot) -> Result<Channel<B>, ConnectError> {
+        self.admit(connect(&self.endpoint, client, slot).await?)
     }
 
     fn admit(&self, connected: Connected<B>) -> Result<Channel<B>, ConnectError> {
@@ -130,27 +210,19 @@ where
         }
     }
 
-    /// Opens up to `connections` that nobody needs yet, one after the other, so that whoever is served meanwhile hardly
-    /// notices. Of those that are shared one is enough. Tells how many there are.
-    pub async fn warm(&self, connections: usize) -> usize {
-        for opened in 0..connections {
-            match self.connect().await {
-                Ok(Channel::Http2(_)) => return connections,
-                Ok(channel) => self.put(channel, Instant::now()),
-                Err(_) => return opened,
-            }
+    /// Keeps a connection whose last exchange is over on both sides, unless somebody waits for one. A stream's is kept anyway.
+    pub fn put(self: &Rc<Self>, channel: Channel<B>, now: Instant) {
+        let Channel::Http1(mut connection) = channel else { return };
+        if self.retired.get() {
+            return;
         }
-        connections
-    }
-
-    /// Keeps a connection whose last exchange is over on both sides. A stream's is kept anyway.
-    pub fn put(&self, channel: Channel<B>, now: Instant) {
-        if let Channel::Http1(mut connection) = channel
-            && !self.retired.get()
-        {
-            connection.rest(now);
-            self.idle.borrow_mut().push(connection);
-        }
+        connection.rest(now);
+        let kept = match self.line.slots.waiting() {
+            0 => Some(connection),
+            _ if self.endpoint.proxy_protocol.is_some() => None, // who waits is somebody else, and opens one in its place
+            _ => self.line.pass_on(PassedOn { connection, pool: Rc::clone(self) }),
+        };
+        self.idle.borrow_mut().extend(kept);
     }
 
     /// Closes what is unused.
@@ -179,6 +251,24 @@ where
         self.shared.borrow_mut().retain(is_good);
     }
 
+    // -- what requests have found
+
+    /// A request that the endpoint failed like this counts against it, unless it is not its fault.
+    pub fn blame(&self, failure: Failure) {
+        if ejection::counts(failure) {
+            self.endpoint.state.failed();
+        }
+    }
+
+    /// The endpoint answers with this status. One that says that nobody is there counts against it; tells whether it does.
+    pub fn blame_status(&self, status: u16) -> bool {
+        let counts = ejection::counts_status(status);
+        if counts {
+            self.endpoint.state.failed();
+        }
+        counts
+    }
+
     fn is_fresh(&self, idle_since: Instant, now: Instant) -> bool {
         now.saturating_duration_since(idle_since) < self.endpoint.timeouts.idle
     }
@@ -200,14 +290,50 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// What a request gets that would share a connection.
+pub(super) enum Joined<'a, B: Body + 'static> {
+    /// A stream.
+    Stream(Box<http2::Stream<B>>),
+    /// The turn to make a connection.
+    Dial(Dialing<'a>),
+}
+
 /// A connection is being made. However that ends, whoever waits for it looks again.
-struct Dialing<'a> {
-    _counted: Counted<'a>,
+pub(super) struct Dialing<'a> {
+    _waiting: Counted<'a>,
+    _dialing: Counted<'a>,
     dialed: &'a Notify,
 }
 
 impl Drop for Dialing<'_> {
     fn drop(&mut self) {
         self.dialed.notify_waiters();
+    }
+}
+
+/// A request's place at an endpoint: while it lives, the request runs there.
+#[derive(Debug)]
+pub struct Lease<B: Body + 'static>(Rc<Pool<B>>);
+
+impl<B: Body + 'static> Lease<B> {
+    pub(super) fn of(pool: &Rc<Pool<B>>) -> Self {
+        pool.endpoint.state.count(pool.worker, true);
+        Self(Rc::clone(pool))
+    }
+
+    /// Where the request runs.
+    #[must_use]
+    pub fn pool(&self) -> &Rc<Pool<B>> {
+        &self.0
+    }
+}
+
+impl<B: Body + 'static> Drop for Lease<B> {
+    fn drop(&mut self) {
+        let pool = &self.0;
+        pool.endpoint.state.count(pool.worker, false);
+        if pool.shares.get() && pool.line.slots.waiting() > 0 {
+            pool.give_up_stream(); // it has ended before this
+        }
     }
 }

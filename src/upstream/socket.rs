@@ -2,12 +2,17 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use crate::config::Address;
+use crate::proxy_header::{self, Stated};
+use crate::snapshot::{At, Endpoint};
+use crate::tls;
 
 /// A connected stream of bytes.
 #[derive(Debug)]
@@ -16,22 +21,40 @@ pub enum Socket {
     Tcp(TcpStream),
     /// To a socket of this machine.
     Unix(UnixStream),
+    /// Over one of the others, in secret.
+    Tls(Box<TlsStream<Self>>),
 }
 
 impl Socket {
-    /// Connects to `address`. How long that may take is the caller's to say.
+    /// Connects to `endpoint`, and says whom that is for if it wants to know. How long that may take is the caller's to say.
     ///
     /// # Errors
     /// The system's.
-    pub async fn connect(address: &Address) -> io::Result<Self> {
-        match address {
-            Address::Tcp { host, port } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+    pub async fn connect(endpoint: &Endpoint, client: Stated) -> io::Result<Self> {
+        let mut socket = match &endpoint.at {
+            At::Tcp(address) => {
+                let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
-                Ok(Self::Tcp(stream))
+                Self::Tcp(stream)
             }
-            Address::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            At::Unix(path) => Self::Unix(UnixStream::connect(path).await?),
+        };
+        if let Some(version) = endpoint.proxy_protocol {
+            socket.write_all(&proxy_header::write(version, client)).await?;
         }
+        Ok(socket)
+    }
+
+    /// The same in secret, with whoever `tls` says it has to be. What is spoken inside is `only` that, if given, and else what
+    /// `tls` offers. How long that may take is the caller's to say.
+    ///
+    /// # Errors
+    /// The system's, or that of rustls inside.
+    pub async fn secured(self, tls: &tls::Client, only: Option<&[u8]>) -> io::Result<Self> {
+        let connector = TlsConnector::from(Arc::clone(&tls.config));
+        let protocols = only.map_or_else(|| tls.config.alpn_protocols.clone(), |only| vec![only.to_owned()]);
+        let secured = connector.with_alpn(protocols).connect(tls.name(), self).await?;
+        Ok(Self::Tls(Box::new(secured)))
     }
 }
 
@@ -40,6 +63,7 @@ impl AsyncRead for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -49,6 +73,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -60,6 +85,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -67,6 +93,7 @@ impl AsyncWrite for Socket {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Unix(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -74,6 +101,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -81,6 +109,7 @@ impl AsyncWrite for Socket {
         match &mut *self {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -146,7 +146,7 @@ fn request_lines_are_a_method_a_target_and_a_version() {
             ("NUL in the target", line("GET /b\0ad HTTP/1.1")),
             ("a scheme of its own", line("GET ftp://service/bad HTTP/1.1")),
             ("credentials in the target", line("GET http://user@service/bad HTTP/1.1")),
-            ("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec()),
+            ("no preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nMS\r\n\r\n".to_vec()),
             ("a TLS greeting", b"\x16\x03\x01\x00\xa5\x01\x00\x00\xa1\x03\x03rest\r\n\r\n".to_vec()),
             ("rubbish", b"\r\n\r\n\x01\x02\x03\r\n\r\n".to_vec()),
         ],

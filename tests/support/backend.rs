@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rustls::{ServerConfig, ServerConnection};
+
 use super::PATIENCE;
 
 /// What came over one connection so far.
@@ -33,15 +35,41 @@ impl Backend {
         })
     }
 
+    /// Answers every request with what `answer` makes of it, over TLS, and keeps connections alive.
+    pub fn secured(tls: Arc<ServerConfig>, answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        Self::scripted(move |connection| {
+            connection.tls = Some(Box::new(ServerConnection::new(Arc::clone(&tls)).unwrap()));
+            while let Some(request) = connection.read_request() {
+                connection.write(&answer(&request));
+            }
+        })
+    }
+
     /// Answers with these bytes, once per request, whatever they are.
     pub fn saying(answer: impl Into<Vec<u8>>) -> Self {
         let answer = answer.into();
         Self::answering(move |_| answer.clone())
     }
 
+    /// The same at an address that somebody else may have; then there is none.
+    pub fn answering_at(
+        address: SocketAddr,
+        answer: impl Fn(&Request) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Option<Self> {
+        let script = move |connection: &mut Connection| {
+            while let Some(request) = connection.read_request() {
+                connection.write(&answer(&request));
+            }
+        };
+        TcpListener::bind(address).ok().map(|listener| Self::listening(listener, script))
+    }
+
     /// Does `script` on each connection, on a thread of its own; the connection closes when it returns.
     pub fn scripted(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listening(TcpListener::bind("127.0.0.1:0").unwrap(), script)
+    }
+
+    fn listening(listener: TcpListener, script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Self {
         let address = listener.local_addr().unwrap();
         let recorded: Arc<Mutex<Vec<_>>> = Arc::default();
         let open = Arc::new(AtomicUsize::new(0));
@@ -53,7 +81,7 @@ impl Backend {
                 let (script, opened) = (Arc::clone(&script), Arc::clone(&opened));
                 opened.fetch_add(1, SeqCst);
                 thread::spawn(move || {
-                    let mut connection = Connection { stream, bytes, unread: Vec::new() };
+                    let mut connection = Connection { stream, tls: None, bytes, unread: Vec::new() };
                     script(&mut connection);
                     drop(connection); // first: who waits for the count goes by what is closed
                     opened.fetch_sub(1, SeqCst);
@@ -96,6 +124,7 @@ impl Backend {
 /// One connection to a backend.
 pub struct Connection {
     pub stream: TcpStream,
+    pub tls: Option<Box<ServerConnection>>,
     bytes: Arc<Mutex<Vec<u8>>>,
     unread: Vec<u8>,
 }
@@ -120,6 +149,14 @@ impl Connection {
         Some(())
     }
 
+    /// The next `length` bytes, whatever they are; `None` if they do not come.
+    pub fn read_exactly(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.unread.len() < length {
+            self.read_more()?;
+        }
+        Some(self.unread.drain(..length).collect())
+    }
+
     /// What has been read and not yet taken.
     pub fn peek(&self) -> &[u8] {
         &self.unread
@@ -128,7 +165,11 @@ impl Connection {
     /// Reads what there is, at least a byte; `None` at the end.
     pub fn read_more(&mut self) -> Option<()> {
         let mut buffer = [0; 65536];
-        let n = self.stream.read(&mut buffer).ok().filter(|n| *n > 0)?;
+        let read = match &mut self.tls {
+            None => self.stream.read(&mut buffer),
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read(&mut buffer),
+        };
+        let n = read.ok().filter(|n| *n > 0)?;
         self.bytes.lock().unwrap().extend_from_slice(&buffer[..n]);
         self.unread.extend_from_slice(&buffer[..n]);
         Some(())
@@ -145,7 +186,13 @@ impl Connection {
     }
 
     pub fn write(&mut self, bytes: &[u8]) {
-        let _the_other_side_may_be_gone = self.stream.write_all(bytes);
+        let _the_other_side_may_be_gone = match &mut self.tls {
+            None => self.stream.write_all(bytes),
+            Some(tls) => {
+                let mut stream = rustls::Stream::new(&mut **tls, &mut self.stream);
+                stream.write_all(bytes).and_then(|()| stream.flush())
+            }
+        };
     }
 
     /// Closes with a reset instead of an orderly end.

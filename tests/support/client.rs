@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 
+use rustls::ClientConnection;
 use serde_json::Value;
 
 use super::PATIENCE;
@@ -11,6 +12,7 @@ use super::backend::dechunk;
 /// One connection to tidegate.
 pub struct Client {
     pub stream: TcpStream,
+    pub tls: Option<Box<ClientConnection>>,
     unread: Vec<u8>,
     /// How the connection ended, once it has.
     end: Option<String>,
@@ -53,12 +55,54 @@ impl Client {
 
     /// Over a connection that somebody else has made.
     pub fn over(stream: TcpStream) -> Self {
-        Self { stream, unread: Vec::new(), end: None }
+        Self { stream, tls: None, unread: Vec::new(), end: None }
+    }
+
+    /// The same over TLS.
+    pub fn in_secret(self, tls: ClientConnection) -> Self {
+        Self { tls: Some(Box::new(tls)), ..self }
+    }
+
+    /// What TLS has agreed on by now.
+    pub fn tls(&self) -> &ClientConnection {
+        self.tls.as_ref().expect("this client speaks TLS")
     }
 
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Self {
-        let _tidegate_may_have_closed_already = self.stream.write_all(bytes.as_ref());
+        let _tidegate_may_have_closed_already = self.write(bytes.as_ref());
         self
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.tls {
+            None => self.stream.write_all(bytes),
+            Some(tls) => {
+                let mut stream = rustls::Stream::new(&mut **tls, &mut self.stream);
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match &mut self.tls {
+            None => self.stream.read(buffer),
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read(buffer),
+        }
+    }
+
+    /// Shakes hands; fails as TLS does.
+    pub fn shake_hands(&mut self) -> std::io::Result<()> {
+        let tls = self.tls.as_mut().expect("this client speaks TLS");
+        while tls.is_handshaking() {
+            tls.complete_io(&mut self.stream)?;
+        }
+        Ok(())
+    }
+
+    /// How the connection ended, once it has.
+    pub fn end(&self) -> Option<&str> {
+        self.end.as_deref()
     }
 
     /// An order to the admin side with a JSON body, and its answer.
@@ -135,7 +179,7 @@ impl Client {
     /// Reads something; false at the end of the connection. The test fails if nothing happens.
     fn read_more(&mut self) -> bool {
         let mut buffer = [0; 65536];
-        match self.stream.read(&mut buffer) {
+        match self.read(&mut buffer) {
             Ok(n) => {
                 self.unread.extend_from_slice(&buffer[..n]);
                 if n == 0 {

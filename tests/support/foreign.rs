@@ -1,11 +1,11 @@
 //! Clients, servers and suites that are not ours: Python's in `target/suites`, and programs of the system. What is missing
 //! fails the story, with the command that mends it.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,9 @@ pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     /// It ends when this does, even if whoever started it is killed.
-    _stdin: ChildStdin,
+    stdin: ChildStdin,
+    /// What it says, line by line.
+    said: Receiver<String>,
 }
 
 impl Server {
@@ -105,19 +107,26 @@ impl Server {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.take().unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        let (told, first) = channel();
+        let (told, said) = channel();
         thread::spawn(move || {
             // Read to the end: nobody has to wait for a reader in order to say something.
             for line in stdout.lines().map_while(Result::ok) {
-                let _only_the_first_is_waited_for = told.send(line);
+                let _nobody_may_want_it = told.send(line);
             }
         });
-        let port = match first.recv_timeout(PATIENCE) {
+        let port = match said.recv_timeout(PATIENCE) {
             Ok(line) => line.parse().unwrap_or_else(|_| panic!("{script} says {line}, which is no port")),
             Err(RecvTimeoutError::Timeout) => panic!("{script} does not say its port"),
             Err(RecvTimeoutError::Disconnected) => panic!("{script} ended without a word (see above)"),
         };
-        Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)), _stdin: stdin }
+        Self { child, address: SocketAddr::from(([127, 0, 0, 1], port)), stdin, said }
+    }
+
+    /// Tells it something, a line, and gives the line that it answers with.
+    #[track_caller]
+    pub fn ask(&mut self, order: &str) -> String {
+        writeln!(self.stdin, "{order}").unwrap();
+        self.said.recv_timeout(PATIENCE).unwrap_or_else(|error| panic!("no answer to {order}: {error}"))
     }
 }
 

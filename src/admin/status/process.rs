@@ -30,6 +30,7 @@ pub fn of(overview: &Overview, now: SystemTime) -> Status {
         state_dir: overview.state_dir.as_ref().map(|path| path.display().to_string()),
         client_connections: overview.registry.open_connections(),
         state: state(overview),
+        tls: super::tls::of_keyring(&snapshot.keyring, now),
         webhooks: overview.webhooks.shown().into_iter().map(of_webhook).collect(),
         maintenance: standing::maintenance(&snapshot.everything),
         hold: standing::hold(&snapshot.everything, snapshot.hold.as_ref()),

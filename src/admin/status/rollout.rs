@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use super::endpoint::endpoints;
 use super::guard::guard_status;
 use super::process::uptime;
 use super::standing::{self, deed};
@@ -169,8 +170,12 @@ fn side_status(snapshot: &Snapshot, rollout: &Rollout, side: Side, recent: &Rece
         backend: backend.name.clone(),
         color: color(rollout, side).map(|color| color.as_str().to_owned()),
         inflight: rollout.running(side),
-        healthy: backend.endpoints.len(),
+        healthy: backend.endpoints.iter().filter(|endpoint| endpoint.state.is_fit()).count(),
         endpoints: backend.endpoints.len(),
+        endpoint_list: endpoints(backend),
+        connections: backend.state.slots.open(),
+        max_connections: backend.state.slots.max_connections(),
+        pending: backend.state.slots.waiting(),
         requests: recent.requests,
         requests_per_second: rounded(float(recent.requests) / over_seconds, 2),
         failures: recent.failures,

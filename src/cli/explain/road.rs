@@ -12,14 +12,14 @@ use crate::cli::output::harmless;
 use crate::config::Config;
 use crate::metrics::Registry;
 use crate::policy::bucket::{Bucket, Hash, Percent};
-use crate::policy::decision::{OnMissing, Reason, Side, Subject as _, decide, road};
+use crate::policy::decision::{Decision, Fallback, OnMissing, Reason, Side, Subject as _, decide, fall_back, road};
 use crate::policy::path::normalise;
 use crate::policy::rollout::{Event, Moment, Plan, State, Strategy, step};
 use crate::policy::route::{Host, Match};
 use crate::proxy::peer::Peer;
 use crate::proxy::route;
 use crate::proxy::subject::{self, Head, RolloutSubject, StandIn, bare_host, client_behind};
-use crate::snapshot::{Backend, Destination, KeySource, Overlay, Rollout, Snapshot};
+use crate::snapshot::{Destination, KeySource, Overlay, Rollout, Snapshot};
 
 /// Where a request would go, and every step of the way.
 #[derive(Clone, Debug, Serialize)]
@@ -195,16 +195,17 @@ fn follow(
             explanation.rollout = Some(rollout_steps(rollout, head, &subject));
             explanation.notes.extend(flag_file_note(config));
             explanation.notes.extend(guard_note(rollout, decision.side));
+            explanation.notes.extend(fallback_note(rollout, decision));
             explanation.notes.extend(stand_in_note(decision.reason, &subject.into_stand_in()));
             rollout.backend(decision.side)
         }
     };
-    explanation.backend = Some(backend_step(&snapshot.backends[backend]));
+    explanation.backend = Some(backend_step(config, &snapshot.backends[backend].name));
 }
 
-fn backend_step(backend: &Backend) -> BackendStep {
-    let endpoints = backend.endpoints.iter().map(|endpoint| endpoint.address.to_string());
-    BackendStep { name: backend.name.clone(), endpoints: endpoints.collect() }
+fn backend_step(config: &Config, name: &str) -> BackendStep {
+    let endpoints = config.backends[name].endpoints.iter().map(ToString::to_string);
+    BackendStep { name: name.to_owned(), endpoints: endpoints.collect() }
 }
 
 fn rollout_steps(rollout: &Rollout, head: &Head<'_>, subject: &RolloutSubject<'_>) -> RolloutSteps {
@@ -280,6 +281,7 @@ fn because(rollout: &Rollout, gate: Reason, says: Option<Side>, bucket: Option<B
         (Reason::Bucket, _) => against_the_line(rollout, bucket),
         (Reason::MissingKey, Some(_)) => format!("on_missing: {}", rollout.split.on_missing.as_str()),
         (Reason::MissingKey, None) => "there is a key".to_owned(),
+        (Reason::Fallback, _) => String::new(), // no gate of the road
     }
 }
 
@@ -310,6 +312,16 @@ fn flag_file_note(config: &Config) -> Option<String> {
 fn guard_note(rollout: &Rollout, side: Side) -> Option<String> {
     let is_watched = rollout.plan.guard.is_some() && side == Side::New;
     is_watched.then(|| format!("a running guard may have taken new away: tidegate guard {}", rollout.name))
+}
+
+/// Which endpoints are fit is known to a running process only.
+fn fallback_note(rollout: &Rollout, decision: Decision) -> Option<String> {
+    let stands_in = fall_back(&rollout.split, decision).filter(|_| rollout.fallback == Fallback::OtherSide)?;
+    Some(format!(
+        "while no endpoint of {} is fit, {} answers: fallback",
+        decision.side.as_str(),
+        stands_in.side.as_str()
+    ))
 }
 
 fn stand_in_note(reason: Reason, stand_in: &StandIn) -> Option<String> {
@@ -390,6 +402,20 @@ routes:
         let [rollback, .., bucket, _] = rollout.gates.as_slice() else { panic!("{:?}", rollout.gates) };
         assert_eq!(rollback.because, "rollback: true at the top of the config");
         assert_eq!((bucket.says, bucket.decides), (Some("new"), false), "what it would say otherwise");
+    }
+
+    #[test]
+    fn who_would_stand_in_is_told() {
+        let stands_in = CONFIG.replace("percent: 5", "percent: 5, fallback: other_side, guard: {enabled: false}");
+        for (config, user, note) in [
+            (stands_in.clone(), "1000", Some("while no endpoint of new is fit, old answers: fallback")),
+            (stands_in.clone(), "1099", Some("while no endpoint of old is fit, new answers: fallback")),
+            (stands_in + "rollback: true\n", "1099", None),
+            (CONFIG.to_owned(), "1099", None),
+        ] {
+            let told = explained(&config, "/pay/7", &[PAY, ("x-user-id", user)], None);
+            assert_eq!(told.notes.first().map(String::as_str), note, "{user}");
+        }
     }
 
     #[test]

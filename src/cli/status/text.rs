@@ -70,6 +70,7 @@ fn process(page: &mut Page<'_>, status: &Status, from: &str) {
     page.line(format!("config   {}{revision}", end_of(&config.path, WIDTH - 9 - revision.chars().count())));
     state(page, status);
     reload(page, status);
+    tls(page, status);
     rollout::standings(page, "--all", status.maintenance.as_ref(), status.hold.as_ref());
     routes(page, status);
 }
@@ -112,6 +113,26 @@ fn reload(page: &mut Page<'_>, status: &Status) {
     if !reload.needs_restart.is_empty() && page.room > Room::Least {
         let told = format!("restart  needed for what changed in: {}", reload.needs_restart.join(", "));
         page.line(fitted(&told, WIDTH));
+    }
+}
+
+/// Certificates that somebody should see to, and files that somebody should mend.
+fn tls(page: &mut Page<'_>, status: &Status) {
+    for certificate in status.tls.certificates.iter().filter(|certificate| certificate.expires_soon) {
+        let told = match certificate.days_left {
+            ..0 => format!("tls      EXPIRED: {}", end_of(&certificate.file, WIDTH - 18)),
+            days => {
+                let when = format!("tls      expires in {}: ", counted(days.unsigned_abs(), "day"));
+                let file = end_of(&certificate.file, WIDTH - when.len());
+                format!("{when}{file}")
+            }
+        };
+        page.line(page.paint.alarm(told));
+    }
+    for trouble in &status.tls.troubles {
+        let name = end_of(&trouble.file, WIDTH / 3);
+        let told = format!("tls      {name}: what was read before stays in use: {}", trouble.message);
+        page.line(page.paint.alarm(fitted(&told, WIDTH)));
     }
 }
 

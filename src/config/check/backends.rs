@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
 use super::Checker;
 use super::rollouts::WrittenRollout;
@@ -10,8 +11,17 @@ use crate::config::document::Place;
 use crate::config::endpoint::{self, is_endpoint};
 use crate::config::error::Complaint;
 use crate::config::value::{self, Checked};
-use crate::config::{Address, Backend, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, Protocol, raw};
+use crate::config::{
+    Address, Backend, BackendLimits, BackendTimeouts, Endpoint, Health, ListenAddress, Listener, Protocol, Retries, raw,
+};
+use crate::policy::balance::Balance;
+use crate::policy::bucket::Percent;
 use crate::policy::decision::Side;
+use crate::policy::ejection::Rules;
+use crate::policy::health::Thresholds;
+use crate::proxy_header::Version;
+
+const ENDPOINTS: &str = "a list of URLs such as [http://127.0.0.1:9001]";
 
 /// Backends, and what they are called: a backend that is wrong in itself is still one that others may name.
 pub(super) struct Backends {
@@ -31,50 +41,111 @@ impl Checker<'_> {
         for (name, backend) in raw {
             let place = Place::default().key("backends").key(name);
             self.faults.take(&place.as_key(), value::name(name));
-            checked.extend(self.backend(&place, backend, listeners).map(|backend| (name.clone(), backend)));
+            checked.extend(self.backend(&place, name, backend, listeners).map(|backend| (name.clone(), backend)));
         }
         for (place, name, url) in rollouts.iter().flat_map(WrittenRollout::inline_backends) {
             let endpoint = self.faults.take(&place, endpoint(url, self.folder, listeners));
             if !names.insert(name.clone()) {
                 let taken = Complaint::new(format!("this URL would become the backend `{name}`, which exists already"));
-                self.faults.add(place, taken.help("give the backend another name"));
+                self.faults.add(place.clone(), taken.help("give the backend another name"));
             }
-            checked.extend(endpoint.map(|endpoint| (name, self.inline_backend(endpoint))));
+            let Some(endpoint) = endpoint else { continue };
+            self.backend_tls(&place, &name, None, Protocol::default(), std::slice::from_ref(&endpoint));
+            checked.insert(name, self.inline_backend(endpoint));
         }
         Backends { checked, names }
     }
 
-    fn backend(&mut self, place: &Place, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
-        let timeouts = self.backend_timeouts(&place.key("timeouts"), &raw.timeouts);
-        let health = raw.health.as_ref().map(|raw| self.health(&place.key("health"), raw));
-        let wanted = "a list of URLs such as [http://127.0.0.1:9001]";
-        let written = self.required(place, "endpoints", raw.endpoints.as_ref(), wanted)?;
-        let place = place.key("endpoints");
+    fn backend(&mut self, place: &Place, name: &str, raw: &raw::Backend, listeners: &[Listener]) -> Option<Backend> {
+        let written = self.required(place, "endpoints", raw.endpoints.as_ref(), ENDPOINTS);
+        let endpoints = written.map(|written| self.endpoints(&place.key("endpoints"), written, listeners));
+        self.backend_tls(place, name, raw.tls.as_ref(), protocol(raw), endpoints.as_deref().unwrap_or_default());
+        let settings = self.backend_settings(place, raw);
+        Some(Backend { endpoints: endpoints?, ..settings? })
+    }
+
+    fn endpoints(&mut self, place: &Place, written: &[String], listeners: &[Listener]) -> Vec<Endpoint> {
         if written.is_empty() {
-            self.faults.add(place.clone(), Complaint::new("a backend needs at least one endpoint").allowed(wanted));
+            self.faults.add(place.clone(), Complaint::new("a backend needs at least one endpoint").allowed(ENDPOINTS));
         }
         let folder = self.folder;
-        let endpoints = self.faults.take_all(&place, written, |url| endpoint(url, folder, listeners));
+        self.faults.take_all(place, written, |url| endpoint(url, folder, listeners))
+    }
+
+    /// All but the endpoints.
+    fn backend_settings(&mut self, place: &Place, raw: &raw::Backend) -> Option<Backend> {
+        let timeouts = self.backend_timeouts(&place.key("timeouts"), &raw.timeouts);
+        let health = raw.health.as_ref().map(|raw| self.health(&place.key("health"), raw));
+        let ejection = self.ejection(&place.key("ejection"), &raw.ejection);
+        let slow_start = self.faults.take(&place.key("slow_start"), value::duration(&raw.slow_start));
+        let limits = self.backend_limits(&place.key("limits"), &raw.limits);
+        let retries = self.retries(&place.key("retries"), &raw.retries);
+        self.complain_of_streams(place, raw);
         Some(Backend {
-            endpoints,
+            endpoints: Vec::new(),
+            balance: raw.balance.into(),
             timeouts: timeouts?,
             health: health.map_or(Some(None), |health| health.map(Some))?,
-            protocol: protocol(raw.protocol),
+            ejection: Some(ejection?).filter(|_| raw.ejection.enabled),
+            slow_start: slow_start?,
+            limits: limits?,
+            retries: retries?,
+            protocol: protocol(raw),
+            proxy_protocol: raw.proxy_protocol.map(Version::from),
         })
     }
 
+    /// A connection that is one client's cannot be one of many.
+    fn complain_of_streams(&mut self, place: &Place, raw: &raw::Backend) {
+        if let (raw::Protocol::H2, Some(_)) = (raw.protocol, raw.proxy_protocol) {
+            let complaint = Complaint::new("a connection of HTTP/2 is for many clients, and a PROXY header names one");
+            let help =
+                "leave out `proxy_protocol` or `protocol: h2`; x-forwarded-for names the client of each request anyway";
+            self.faults.add(place.key("proxy_protocol"), complaint.help(help));
+        }
+    }
+
     fn health(&mut self, place: &Place, raw: &raw::Health) -> Option<Health> {
+        let interval = self.faults.take(&place.key("interval"), interval(&raw.interval));
         let timeout = self.faults.take(&place.key("timeout"), value::timeout(&raw.timeout));
+        let unhealthy_after = self.in_a_row(&place.key("unhealthy_after"), &raw.unhealthy_after);
+        let healthy_after = self.in_a_row(&place.key("healthy_after"), &raw.healthy_after);
         let path = self.required(place, "path", raw.path.as_ref(), "a path such as /healthz")?;
         let path = self.faults.take(&place.key("path"), value::target(path));
-        Some(Health { path: path?, timeout: timeout? })
+        let thresholds = Thresholds { unhealthy_after: unhealthy_after?, healthy_after: healthy_after? };
+        Some(Health { path: path?, interval: interval?, timeout: timeout?, thresholds })
+    }
+
+    /// The rules, whether they are to be followed or not.
+    fn ejection(&mut self, place: &Place, raw: &raw::Ejection) -> Option<Rules> {
+        let consecutive_failures = self.in_a_row(&place.key("consecutive_failures"), &raw.consecutive_failures);
+        let base = self.faults.take(&place.key("base"), value::timeout(&raw.base));
+        let max_ejected = self.faults.take(&place.key("max_ejected"), value::percent(&raw.max_ejected));
+        Some(Rules { consecutive_failures: consecutive_failures?, base: base?, max_ejected: max_ejected? })
+    }
+
+    fn in_a_row(&mut self, place: &Place, written: &raw::Count) -> Option<u32> {
+        let count = value::count(&written.0, 1..=1000);
+        self.faults.take(place, count).map(|count| u32::try_from(count).expect("at most a thousand"))
+    }
+
+    fn backend_limits(&mut self, place: &Place, raw: &raw::BackendLimits) -> Option<BackendLimits> {
+        let connections = value::count(&raw.max_connections.0, 1..=1_000_000);
+        let max_connections = self.faults.take(&place.key("max_connections"), connections);
+        let max_pending = self.faults.take(&place.key("max_pending"), value::count(&raw.max_pending.0, 0..=1_000_000));
+        let max_wait = self.faults.take(&place.key("max_wait"), value::timeout(&raw.max_wait));
+        Some(BackendLimits { max_connections: max_connections?, max_pending: max_pending?, max_wait: max_wait? })
+    }
+
+    fn retries(&mut self, place: &Place, raw: &raw::Retries) -> Option<Retries> {
+        let attempts = self.faults.take(&place.key("attempts"), value::count(&raw.attempts.0, 0..=10));
+        let budget = self.faults.take(&place.key("budget"), budget(&raw.budget));
+        Some(Retries { attempts: attempts?, budget: budget? })
     }
 
     fn inline_backend(&mut self, endpoint: Endpoint) -> Backend {
-        let defaults = raw::BackendTimeouts::default();
-        let timeouts = self.backend_timeouts(&Place::default(), &defaults);
-        let timeouts = timeouts.expect("the default timeouts are valid");
-        Backend { endpoints: vec![endpoint], timeouts, health: None, protocol: Protocol::default() }
+        let settings = self.backend_settings(&Place::default(), &raw::Backend::default());
+        Backend { endpoints: vec![endpoint], ..settings.expect("the default settings are valid") }
     }
 
     fn backend_timeouts(&mut self, place: &Place, raw: &raw::BackendTimeouts) -> Option<BackendTimeouts> {
@@ -109,11 +180,21 @@ impl<'a> WrittenRollout<'a> {
     }
 }
 
-fn protocol(raw: raw::Protocol) -> Protocol {
-    match raw {
-        raw::Protocol::Auto => Protocol::Auto,
-        raw::Protocol::Http1 => Protocol::Http1,
-        raw::Protocol::H2 => Protocol::Http2,
+/// HTTP/2 is not spoken where each connection is one client's.
+fn protocol(raw: &raw::Backend) -> Protocol {
+    match (raw.protocol, raw.proxy_protocol) {
+        (raw::Protocol::Http1, _) | (_, Some(_)) => Protocol::Http1,
+        (raw::Protocol::Auto, None) => Protocol::Auto,
+        (raw::Protocol::H2, None) => Protocol::Http2,
+    }
+}
+
+impl From<raw::ProxyVersion> for Version {
+    fn from(written: raw::ProxyVersion) -> Self {
+        match written {
+            raw::ProxyVersion::V1 => Self::V1,
+            raw::ProxyVersion::V2 => Self::V2,
+        }
     }
 }
 
@@ -146,4 +227,30 @@ fn leads_to(endpoint: &Address, listener: &ListenAddress) -> bool {
 fn reaches(address: IpAddr, listener: IpAddr) -> bool {
     let on_all = listener.is_unspecified() && listener.is_ipv4() == address.is_ipv4() && address.is_loopback();
     address == listener || on_all
+}
+
+/// Checks that come faster would be a load by themselves.
+fn interval(written: &raw::Duration) -> Checked<Duration> {
+    const SHORTEST: Duration = Duration::from_millis(10);
+    match value::timeout(written)? {
+        interval if interval < SHORTEST => Err(Complaint::new("this is too often").allowed("at least 10ms")),
+        interval => Ok(interval),
+    }
+}
+
+fn budget(written: &raw::Percent) -> Checked<Percent> {
+    let complaint = || Complaint::new("with this budget no request could be sent once more before long");
+    match value::percent(written)? {
+        Percent::ZERO => Err(complaint().allowed("above 0, at most 100").help("to turn it off, say attempts: 0")),
+        percent => Ok(percent),
+    }
+}
+
+impl From<raw::Balance> for Balance {
+    fn from(written: raw::Balance) -> Self {
+        match written {
+            raw::Balance::LeastRequests => Self::LeastRequests,
+            raw::Balance::RoundRobin => Self::RoundRobin,
+        }
+    }
 }

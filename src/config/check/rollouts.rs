@@ -9,7 +9,7 @@ use crate::config::error::Complaint;
 use crate::config::value;
 use crate::config::{Force, KeySource, Rollout, Secret, raw};
 use crate::policy::bucket::Hash;
-use crate::policy::decision::{OnMissing, Side};
+use crate::policy::decision::{Fallback, OnMissing, Side};
 use crate::policy::rollout::Strategy;
 
 /// A rollout in its short or long form.
@@ -77,6 +77,7 @@ impl Checker<'_> {
             expose_side: raw.expose_side,
             guard,
             shield: shield?,
+            fallback: raw.fallback.into(),
         })
     }
 
@@ -198,6 +199,15 @@ impl From<raw::OnMissing> for OnMissing {
             raw::OnMissing::New => Self::New,
             raw::OnMissing::Random => Self::Random,
             raw::OnMissing::Cookie => Self::Cookie,
+        }
+    }
+}
+
+impl From<raw::Fallback> for Fallback {
+    fn from(written: raw::Fallback) -> Self {
+        match written {
+            raw::Fallback::None => Self::None,
+            raw::Fallback::OtherSide => Self::OtherSide,
         }
     }
 }

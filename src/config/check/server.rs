@@ -38,7 +38,9 @@ impl Checker<'_> {
             let complaint = complaint.help(format!("{help} `trusted_proxies`, at the top of the file"));
             self.faults.add(written.place.key("proxy_protocol"), complaint);
         }
-        Some(Listener { address, proxy_protocol })
+        let tls = written.listener.and_then(|listener| listener.tls.as_ref());
+        let tls = tls.map(|tls| self.listener_tls(&written.place.key("tls"), tls));
+        Some(Listener { address, proxy_protocol, tls: tls.map_or(Some(None), |tls| tls.map(Some))? })
     }
 
     fn written_listeners<'r>(&mut self, raw: &'r raw::Raw) -> Vec<Written<'r>> {
@@ -82,11 +84,13 @@ impl Checker<'_> {
 
     pub(super) fn client_timeouts(&mut self, raw: &raw::ClientTimeouts) -> Option<ClientTimeouts> {
         let place = Place::default().key("timeouts");
+        let handshake = self.faults.take(&place.key("handshake"), value::timeout(&raw.handshake));
         let header = self.faults.take(&place.key("header"), value::timeout(&raw.header));
         let body_idle = self.faults.take(&place.key("body_idle"), value::timeout(&raw.body_idle));
         let keep_alive = self.faults.take(&place.key("keep_alive"), value::timeout(&raw.keep_alive));
         let write_stall = self.faults.take(&place.key("write_stall"), value::timeout(&raw.write_stall));
         Some(ClientTimeouts {
+            handshake: handshake?,
             header: header?,
             body_idle: body_idle?,
             keep_alive: keep_alive?,
@@ -100,6 +104,8 @@ impl Checker<'_> {
         let place = Place::default().key("limits");
         let connections = value::count(&raw.max_connections.0, 1..=1_000_000);
         let max_connections = self.faults.take(&place.key("max_connections"), connections);
+        let handshakes = value::count(&raw.max_handshakes.0, 1..=1_000_000);
+        let max_handshakes = self.faults.take(&place.key("max_handshakes"), handshakes);
         let header_size = value::memory(&raw.max_header_size, 8 * KIB..=MIB);
         let max_header_size = self.faults.take(&place.key("max_header_size"), header_size);
         let header_fields = value::count(&raw.max_header_fields.0, 16..=1024);
@@ -113,6 +119,7 @@ impl Checker<'_> {
         let max_body = self.faults.take(&place.key("max_body"), max_body(raw.max_body.as_ref()));
         Some(Limits {
             max_connections: max_connections?,
+            max_handshakes: max_handshakes?,
             max_header_size: max_header_size?,
             max_header_fields: max_header_fields?,
             max_target: max_target?,

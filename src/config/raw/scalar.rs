@@ -144,6 +144,12 @@ impl Count {
     }
 }
 
+impl Amount {
+    pub(super) fn new(number: u32) -> Self {
+        Self(Scalar::Integer(number.into()))
+    }
+}
+
 impl Default for Amount {
     fn default() -> Self {
         Self(Scalar::Integer(0))

@@ -32,7 +32,7 @@ error: unknown key `percnt`
 6 |   percnt: 5
   |   ^^^^^^
   = found: percnt
-  = allowed: old, new, percent, steps, strategy, blue, green, active, key, hash, salt, on_missing, schedule, rollback, acknowledge, rules, force, expose_side, guard, shield
+  = allowed: old, new, percent, steps, strategy, blue, green, active, key, hash, salt, on_missing, schedule, rollback, acknowledge, rules, force, expose_side, guard, shield, fallback
   = help: did you mean `percent`?
 
 error: this is not one of the allowed words
@@ -212,7 +212,7 @@ fn json_for_editors() {
         "message": "unknown key `percnt`",
         "found": "percnt",
         "allowed": "old, new, percent, steps, strategy, blue, green, active, key, hash, salt, on_missing, schedule, \
-                    rollback, acknowledge, rules, force, expose_side, guard, shield",
+                    rollback, acknowledge, rules, force, expose_side, guard, shield, fallback",
         "help": "did you mean `percent`?",
     }]);
     assert_eq!(error.to_json(), expected);

@@ -15,7 +15,7 @@ fn the_smallest_config_is_enough() {
     let config = yaml(MINIMAL).unwrap();
     let rollout = &config.rollouts["default"];
     let address = ListenAddress::Tcp("127.0.0.1:8080".parse().unwrap());
-    assert_eq!(config.listeners, [Listener { address, proxy_protocol: false }]);
+    assert_eq!(config.listeners, [Listener { address, proxy_protocol: false, tls: None }]);
     assert_eq!(config.admin.address, ListenAddress::Tcp("127.0.0.1:9901".parse().unwrap()));
     assert_eq!((rollout.old.as_str(), rollout.new.as_str()), ("default-old", "default-new"));
     assert_eq!(config.backends["default-new"].endpoints[0].to_string(), "http://127.0.0.1:9002");

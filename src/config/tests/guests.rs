@@ -6,7 +6,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::{MINIMAL, complaints, minimal, yaml};
-use crate::config::{Config, ConfigError, Health, ListenAddress, load};
+use crate::config::{Config, ConfigError, ListenAddress, Protocol, load};
 
 const LONG: &str = "0123456789abcdef";
 
@@ -124,18 +124,6 @@ fn a_hold_has_its_limits() {
 }
 
 #[test]
-fn a_backend_says_how_it_is_looked_at() {
-    let health = |written: &str| {
-        let backend = format!("backends: {{v2: {{endpoints: [http://a], health: {written}}}}}\n");
-        yaml(&format!("{MINIMAL}{backend}")).unwrap().backends["v2"].health.clone()
-    };
-    let expected = |path: &str, ms| Some(Health { path: path.to_owned(), timeout: Duration::from_millis(ms) });
-    assert_eq!(health("{path: /healthz}"), expected("/healthz", 1000));
-    assert_eq!(health("{path: '/ready?full=1', timeout: 250ms}"), expected("/ready?full=1", 250));
-    assert_eq!(yaml(MINIMAL).unwrap().backends["default-old"].health, None);
-}
-
-#[test]
 fn a_backend_that_is_a_listener() {
     let circles = "this is a listener of tidegate itself: a request would go round in circles";
     for (listen, backend, is_refused) in [
@@ -187,8 +175,27 @@ fn every_mistake_about_listeners_has_its_sentence() {
         let text = minimal("listen: 127.0.0.1:8080", &format!("listeners: {lines}"));
         assert_eq!(complaints(&text), [complaint], "{lines}");
     }
+    let backend = |more: &str| format!("{MINIMAL}backends: {{a: {{endpoints: [https://a], {more}}}}}\n");
+    assert_eq!(complaints(&backend("proxy_protocol: v2, protocol: h2")).len(), 1, "streams are of many clients");
+    assert_eq!(yaml(&backend("proxy_protocol: v2")).unwrap().backends["a"].protocol, Protocol::Http1);
     let text = minimal("listen: 127.0.0.1:8080", "listen: unix:a.sock").replace("http://127.0.0.1:9001", "unix:a.sock");
     assert_eq!(complaints(&text).len(), 1, "a request would go round in circles");
+}
+
+#[test]
+fn every_mistake_about_names_has_its_sentence() {
+    for (line, complaint) in [
+        ("dns: {servers: [ns1.example.com]}", "dns.servers[0]: this is not a name server's address"),
+        ("dns: {min_ttl: 0s}", "dns.min_ttl: this must be longer than zero"),
+        ("dns: {min_ttl: 10m}", "dns.min_ttl: this is longer than `max_ttl`"),
+        ("dns: {timeout: 2}", "dns.timeout: a duration needs a unit"),
+        ("dns: {prefer: ipv5}", "dns.prefer: this is not one of the allowed words"),
+    ] {
+        assert_eq!(complaints(&format!("{MINIMAL}{line}\n")), [complaint], "{line}");
+    }
+    let servers =
+        yaml(&format!("{MINIMAL}dns: {{servers: [10.0.0.2, '::1', '127.0.0.1:5353']}}\n")).unwrap().dns.servers;
+    assert_eq!(servers, ["10.0.0.2:53", "[::1]:53", "127.0.0.1:5353"].map(|address| address.parse().unwrap()));
 }
 
 #[test]

@@ -310,7 +310,26 @@ fn sides(page: &mut Page<'_>, rollout: &RolloutStatus) {
         if side.healthy < side.endpoints && page.room > Room::Least {
             let told = format!("only {} of {} endpoints of {name} are well", side.healthy, side.endpoints);
             page.line(format!("  {}", page.paint.alarm(told)));
+            unfit(page, side);
         }
+        if side.pending > 0 && page.room == Room::Enough {
+            let SideStatus { pending, connections, max_connections, .. } = side;
+            let waiting = counted(*pending as u64, "request");
+            let told = format!("{waiting} for {name} waiting: {connections} of {max_connections} connections are open");
+            page.line(format!("  {}", page.paint.alarm(told)));
+        }
+    }
+}
+
+/// The first few endpoints that get no requests, and why.
+fn unfit(page: &mut Page<'_>, side: &SideStatus) {
+    const SHOWN: usize = 3;
+    if page.room < Room::Enough {
+        return;
+    }
+    for endpoint in side.endpoint_list.iter().filter(|endpoint| !endpoint.healthy).take(SHOWN) {
+        let why = endpoint.why.as_deref().unwrap_or_default();
+        page.line(fitted(&format!("    {} {why}", endpoint.endpoint), WIDTH));
     }
 }
 

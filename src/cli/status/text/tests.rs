@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::admin::status::{
-    BlueGreenStatus, ConfigStatus, Deed, DrainStatus, Evidence, GuardStatus, HoldStatus, LatchStatus, Latency,
-    MaintenanceStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus, RouteStatus, Sense, SideCount,
-    SideStatus, Sides, StateStatus, StepsStatus, StrategyName,
+    BlueGreenStatus, ConfigStatus, Deed, DrainStatus, EndpointStatus, Evidence, GuardStatus, HoldStatus, LatchStatus,
+    Latency, MaintenanceStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus, RouteStatus, Sense, SideCount,
+    SideStatus, Sides, StateStatus, StepsStatus, StrategyName, TlsStatus,
 };
 
 const NOW: &str = "2026-11-21T04:05:06Z";
@@ -19,12 +19,49 @@ fn side(backend: &str, per_second: f64, latency_ms: Option<Latency>) -> SideStat
         inflight: 3,
         healthy: 2,
         endpoints: 2,
+        endpoint_list: vec![],
+        connections: 7,
+        max_connections: 1024,
+        pending: 0,
         requests: 9306,
         requests_per_second: per_second,
         failures: 19,
         failure_share: latency_ms.map(|_| 0.2),
         latency_ms,
     }
+}
+
+/// A side of which one endpoint is out, and for which requests wait.
+fn with_trouble() -> SideStatus {
+    let endpoint = |endpoint: &str, why: Option<&str>| EndpointStatus {
+        endpoint: endpoint.into(),
+        healthy: why.is_none(),
+        why: why.map(str::to_owned),
+        since: NOW.into(),
+        last_check: None,
+        inflight: 3,
+        ejections: 0,
+    };
+    let failed = "3 checks in a row failed: it did not answer GET /healthz within 1 s";
+    SideStatus {
+        healthy: 1,
+        endpoint_list: vec![endpoint("10.0.0.1:8080", Some(failed)), endpoint("10.0.0.2:8080", None)],
+        connections: 1024,
+        pending: 17,
+        ..side("ledger-v3-with-a-tail", 0.0, None)
+    }
+}
+
+#[test]
+fn a_side_with_trouble_says_what_it_is() {
+    let mut rollout = rollout("ledger");
+    rollout.sides.new = with_trouble();
+    let shown = shown(&status(vec![rollout]));
+    let told = "  only 1 of 2 endpoints of new are well
+    10.0.0.1:8080 3 checks in a row failed: it did not answer GET /healthz with…
+  17 requests for new waiting: 1024 of 1024 connections are open
+";
+    assert!(shown.contains(told), "{shown}");
 }
 
 fn rollout(name: &str) -> RolloutStatus {
@@ -194,6 +231,7 @@ fn status(rollouts: Vec<RolloutStatus>) -> Status {
         state_dir: Some("/var/lib/tidegate".into()),
         client_connections: 42,
         state: StateStatus { durable: true, why: None, note: None },
+        tls: TlsStatus::default(),
         webhooks: Vec::new(),
         maintenance: None,
         hold: None,
@@ -665,7 +703,7 @@ fn everything() -> Status {
     rollout.maintenance = maintenance(LONG);
     rollout.hold = hold(LONG);
     rollout.drain = drain(LONG);
-    rollout.sides.new.healthy = 1;
+    rollout.sides.new = with_trouble();
     let mut status = status(vec![rollout]);
     status.ready = false;
     status.phase = Phase::Leaving;

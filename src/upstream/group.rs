@@ -1,0 +1,294 @@
+//! A backend as one worker sees it: a pool for each endpoint, whose turn it is, and what may be sent once more.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use hyper::body::{Body, Bytes};
+use tokio::time::{Instant, timeout};
+
+use super::connect::ConnectError;
+use super::line::{Line, PassedOn};
+use super::pool::{Joined, Lease};
+use super::{Channel, Pool};
+use crate::capacity::{Full, Slot};
+use crate::config::Retries;
+use crate::metrics::backend::BackendState;
+use crate::policy::balance::{self, Balance, Candidate, Weight};
+use crate::policy::budget::Budget;
+use crate::policy::outcome::Failure;
+use crate::proxy_header::Stated;
+use crate::snapshot::{Backend, Endpoint};
+
+/// The endpoints of one backend.
+#[derive(Debug)]
+pub struct Group<B: Body + 'static> {
+    pools: Vec<Rc<Pool<B>>>,
+    balance: Balance,
+    slow_start: Duration,
+    max_wait: Duration,
+    retries: Retries,
+    state: Arc<BackendState>,
+    line: Rc<Line<B>>,
+    turn: Cell<usize>,
+    budget: Cell<Budget>,
+}
+
+/// What one request goes over.
+#[derive(Debug)]
+pub struct Obtained<B: Body + 'static> {
+    /// It takes a request.
+    pub channel: Channel<B>,
+    /// Where it comes from, and may go back to.
+    pub pool: Lease<B>,
+    /// When it was obtained; for one that was there, when it was asked for.
+    pub at: Instant,
+}
+
+/// What the first in line got.
+enum Turn<B: Body + 'static> {
+    /// What another request is done with.
+    Free(Channel<B>, Rc<Pool<B>>),
+    /// The right to open one.
+    Slot(Slot),
+}
+
+impl<B> Group<B>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    /// `backend` for the worker with this index. It goes on with what is still the same in one of `before`.
+    #[must_use]
+    pub fn new(backend: &Backend, worker: usize, before: &[Self]) -> Self {
+        let before = before.iter().find(|before| Arc::ptr_eq(&before.state, &backend.state));
+        let new_line = || Rc::new(Line::new(Arc::clone(&backend.state.slots)));
+        let line = before.map_or_else(new_line, |before| Rc::clone(&before.line));
+        let pool_for = |endpoint: &Endpoint| {
+            let known = before.into_iter().flat_map(|before| &before.pools).find(|pool| pool.endpoint() == endpoint);
+            known.cloned().unwrap_or_else(|| Rc::new(Pool::new(endpoint.clone(), worker, Rc::clone(&line))))
+        };
+        Self {
+            pools: backend.endpoints.iter().map(pool_for).collect(),
+            balance: backend.balance,
+            slow_start: backend.slow_start,
+            max_wait: backend.max_wait,
+            retries: backend.retries,
+            state: Arc::clone(&backend.state),
+            line,
+            turn: Cell::new(before.map_or(worker, |before| before.turn.get())), // workers begin apart from each other
+            budget: Cell::new(before.map_or_else(Budget::default, |before| before.budget.get())),
+        }
+    }
+
+    /// A pool for each endpoint.
+    #[must_use]
+    pub fn pools(&self) -> &[Rc<Pool<B>>] {
+        &self.pools
+    }
+
+    // -- what may be sent once more
+
+    /// A request came, which puts its share into the budget.
+    pub fn request_comes(&self) {
+        let budget = self.budget.get();
+        if budget != Budget::default() {
+            self.budget.set(budget.after_request(self.retries.budget));
+        }
+    }
+
+    /// Whether a request that failed like this may be sent once more, after it was sent so many times more. If so, that is
+    /// counted.
+    pub fn may_retry(&self, failure: Failure, retries: usize) -> bool {
+        if retries >= self.retries.attempts {
+            return false;
+        }
+        let Some(budget) = self.budget.get().after_replay() else { return false };
+        self.budget.set(budget);
+        self.state.retried(failure);
+        true
+    }
+
+    // -- a connection for a request
+
+    /// A connection for `client` to the endpoint that is to have the next request: a kept one unless it is to be `new`, or one that is opened.
+    /// If that endpoint takes none, others are asked, as far as they may be. `now` is on the worker's clock.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn obtain(&self, client: Stated, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
+        let chosen = self.choose(&[], now).ok_or(Failure::Unhealthy)?;
+        if !new && let Some(kept) = kept(&self.pools[chosen], client, now).await {
+            return Ok(kept);
+        }
+        // In a box: what a future may hold at some time it takes up at all times.
+        Box::pin(self.open_one_of(chosen, client, now, new)).await
+    }
+
+    /// Opens up to `connections` to `pool` that nobody needs yet, as far as there may be more, one after the other, so that whoever
+    /// is served meanwhile hardly notices. Of those that are shared one is enough. Tells how many there are.
+    pub async fn warm(&self, pool: &Rc<Pool<B>>, connections: usize) -> usize {
+        if pool.endpoint().proxy_protocol.is_some() {
+            return 0; // nobody knows whom they would be for
+        }
+        if pool.is_shared() && poll_fn(|cx| Poll::Ready(pool.take(Stated::Local, cx, Instant::now()))).await.is_some() {
+            return connections;
+        }
+        for opened in 0..connections {
+            let Some(slot) = self.state.slots.take() else { return opened };
+            match pool.dial(Stated::Local, slot).await {
+                Ok(Channel::Http2(_)) => return connections,
+                Ok(channel) => pool.put(channel, Instant::now()),
+                Err(_) => return opened,
+            }
+        }
+        connections
+    }
+
+    /// Closes connections that nobody uses, one for each request that waits, on whatever worker.
+    pub fn give_up_idle(&self) {
+        for _ in 0..self.state.slots.waiting() {
+            let is_still_wanted = self.state.slots.waiting() > 0;
+            if !is_still_wanted || !self.pools.iter().any(|pool| pool.close_oldest()) {
+                return;
+            }
+        }
+    }
+
+    /// The place of the endpoint that is to have the next request, without those that were `tried`; `None` if nobody is fit.
+    fn choose(&self, tried: &[usize], now: Instant) -> Option<usize> {
+        if let [only] = &*self.pools {
+            return (tried.is_empty() && only.is_fit()).then_some(0);
+        }
+        let turn = self.turn.get();
+        if tried.is_empty() {
+            self.turn.set(turn.wrapping_add(1));
+        }
+        balance::choose(self.balance, self.pools.len(), turn, fastrand::u64(..), |at| {
+            let pool = &self.pools[at];
+            let may_be_chosen = pool.is_fit() && !tried.contains(&at);
+            may_be_chosen.then(|| Candidate { running: pool.running(), weight: self.weight(pool, now) })
+        })
+    }
+
+    fn weight(&self, pool: &Pool<B>, now: Instant) -> Weight {
+        match self.slow_start {
+            Duration::ZERO => Weight::FULL,
+            slow_start => Weight::after(pool.endpoint().state.served(now.into_std()), slow_start),
+        }
+    }
+
+    /// Opens one to the endpoint at `at`, or to another one.
+    async fn open_one_of(
+        &self,
+        mut at: usize,
+        client: Stated,
+        now: Instant,
+        new: bool,
+    ) -> Result<Obtained<B>, Failure> {
+        let (mut tried, mut is_ours) = (Vec::new(), false);
+        loop {
+            let failure = match self.open(&self.pools[at], client, now, new).await {
+                Ok(obtained) => return Ok(obtained),
+                Err(Failure::BackendLimit) => return Err(Failure::BackendLimit), // it is one for all of them
+                Err(failure) => failure,
+            };
+            self.pools[at].blame(failure);
+            is_ours |= failure == Failure::OwnLimit;
+            tried.push(at);
+            match self.choose(&tried, now).filter(|_| self.may_retry(failure, tried.len() - 1)) {
+                Some(next) => at = next,
+                // That one endpoint could not be tried for want of our own means is not the backend's fault.
+                None => return Err(if is_ours { Failure::OwnLimit } else { failure }),
+            }
+            if !new && let Some(kept) = kept(&self.pools[at], client, now).await {
+                return Ok(kept);
+            }
+        }
+    }
+
+    async fn open(&self, pool: &Rc<Pool<B>>, client: Stated, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
+        let lease = Lease::of(pool);
+        let joined = if pool.is_shared() { Some(pool.join().await?) } else { None };
+        let _dialing = match joined {
+            Some(Joined::Stream(stream)) => {
+                return Ok(Obtained { channel: Channel::Http2(stream), pool: lease, at: Instant::now() });
+            }
+            Some(Joined::Dial(dialing)) => Some(dialing),
+            None => None,
+        };
+        let slot = match self.state.slots.take() {
+            Some(slot) => slot,
+            None => match self.wait(client, now, new).await? {
+                Turn::Free(channel, pool) => {
+                    return Ok(Obtained { channel, pool: Lease::of(&pool), at: Instant::now() });
+                }
+                Turn::Slot(slot) => slot,
+            },
+        };
+        let dialed = pool.dial(client, slot).await;
+        dialed.map(|channel| Obtained { channel, pool: lease, at: Instant::now() }).map_err(|error| failure_of(&error))
+    }
+
+    /// Waits until a connection is free, or may be opened. One that is kept to another endpoint is as good.
+    async fn wait(&self, client: Stated, now: Instant, new: bool) -> Result<Turn<B>, Failure> {
+        if !new && let Some(turn) = self.free(client, now).await {
+            return Ok(turn);
+        }
+        let mut place = self.state.slots.line_up().map_err(|Full| Failure::BackendLimit)?;
+        let since = Instant::now();
+        let turn = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    Ok(PassedOn { mut connection, pool }) = self.line.join(since) => {
+                        if poll_fn(|cx| Poll::Ready(connection.is_reusable(cx))).await {
+                            return Turn::Free(Channel::Http1(connection), pool);
+                        }
+                    }
+                    () = self.line.freed.notified() => {
+                        if let Some(turn) = self.free(client, Instant::now()).await {
+                            return turn;
+                        }
+                    }
+                    slot = place.turn() => return Turn::Slot(slot),
+                }
+            }
+        };
+        timeout(self.max_wait, turn).await.map_err(|_| Failure::BackendLimit)
+    }
+
+    /// What is free at any endpoint.
+    async fn free(&self, client: Stated, now: Instant) -> Option<Turn<B>> {
+        for pool in self.pools.iter().filter(|pool| pool.is_fit()) {
+            if let Some(channel) = poll_fn(|cx| Poll::Ready(pool.take(client, cx, now))).await {
+                return Some(Turn::Free(channel, Rc::clone(pool)));
+            }
+        }
+        None
+    }
+}
+
+async fn kept<B>(pool: &Rc<Pool<B>>, client: Stated, now: Instant) -> Option<Obtained<B>>
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let channel = poll_fn(|cx| Poll::Ready(pool.take(client, cx, now))).await?;
+    Some(Obtained { channel, pool: Lease::of(pool), at: now })
+}
+
+fn failure_of(error: &ConnectError) -> Failure {
+    match error {
+        ConnectError::Timeout => Failure::ConnectTimeout,
+        ConnectError::Certificate(_) => Failure::Certificate,
+        ConnectError::Tls(_) => Failure::Tls,
+        ConnectError::OwnLimit(_) => Failure::OwnLimit,
+        ConnectError::Io(_) | ConnectError::Setup(_) | ConnectError::Http2(_) | ConnectError::Closed => {
+            Failure::Connect
+        }
+    }
+}
