@@ -2,17 +2,17 @@
 
 import http.client
 import ipaddress
-import json
-import re
 import shutil
+import ssl
 import statistics
 import subprocess
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
 
+import clients
 import proc
-from products import BODY, HERE
+from products import BODY
 
 FIRST_BATCH = 200  # connections opened before memory is counted
 SETTLE_SECONDS = 3
@@ -27,22 +27,74 @@ def side_of(user):
     return "new" if user % 100 < 10 else "old"
 
 
+class Curl:
+    """One request a process: Python's library has no HTTP/2."""
+
+    def __init__(self, running):
+        how = (["--http2", "--cacert", str(running.certificate)]
+               if running.way.front == "tls" else ["--http2-prior-knowledge"])
+        self.argv = ["curl", "--silent", "--show-error", "--include", "--max-time", "5", *how]
+        self.root = running.url
+
+    def get(self, path, headers):
+        """Status, headers and text of the answer."""
+        fields = [part for field in headers.items() for part in ("--header", ": ".join(field))]
+        done = subprocess.run([*self.argv, *fields, self.root + path[1:]],
+                              capture_output=True)
+        head, _, text = done.stdout.decode().partition("\r\n\r\n")
+        status, *lines = head.split("\r\n")
+        if done.returncode != 0 or not status.startswith("HTTP/2 "):
+            raise proc.Problem(f"curl: {status!r} {done.stderr.decode()}")
+        return int(status.split()[1]), dict(line.lower().split(": ", 1) for line in lines), text
+
+    def close(self):
+        """Nothing is kept."""
+
+
+class Http1:
+    """One kept-alive connection, over TLS if the way is."""
+
+    def __init__(self, running):
+        if running.way.front == "tls":
+            trust = ssl.create_default_context(cafile=running.certificate)
+            self.connection = http.client.HTTPSConnection(
+                "127.0.0.1", running.port, timeout=5, context=trust)
+        else:
+            self.connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=5)
+
+    def get(self, path, headers):
+        """Status, headers and text of the answer."""
+        self.connection.request("GET", path, headers=headers)
+        answer = self.connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+
+    def close(self):
+        """Ends the connection."""
+        self.connection.close()
+
+
 def fetch(connection, path, user, **headers):
     """One GET as this user: the answer's headers and its text."""
-    connection.request("GET", path, headers={"x-user-id": str(user), **headers})
-    answer = connection.getresponse()
-    text = answer.read().decode()
-    if answer.status != 200:
-        raise proc.Problem(f"user {user}: GET {path} answered {answer.status}")
-    return answer.headers, text
+    status, seen, text = connection.get(path, {"x-user-id": str(user), **headers})
+    if status != 200:
+        raise proc.Problem(f"user {user}: GET {path} answered {status}")
+    return seen, text
 
 
 def check(running):
-    """Raises a Problem unless the proxy does the whole job that is compared."""
-    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=5)
-    with closing(connection):
+    """Raises a Problem unless the proxy does the whole job that is compared, with
+    every protocol that clients may speak to it on this way."""
+    if running.way.front != "h2c":
+        check_with(Http1, running, range(200))
+    if running.way.front != "http1":
+        check_with(Curl, running, range(0, 200, 9))
+
+
+def check_with(client, running, users):
+    """The check by one kind of client."""
+    with closing(client(running)) as connection:
         try:
-            for user in range(200):
+            for user in users:
                 headers, body = fetch(connection, "/", user)
                 expected = side_of(user) if running.product.splits else "old"
                 if headers["x-backend"] != expected:
@@ -53,12 +105,12 @@ def check(running):
                     raise proc.Problem(f"user {user} got a changed body: {body!r}")
             if running.product.splits:
                 for user in (7, 77):
-                    check_headers(connection, running.port, user)
+                    check_headers(connection, running, user)
         except (proc.Problem, OSError, ValueError, http.client.HTTPException) as error:
             raise proc.Problem(f"{running.product.label} fails the check: {error}") from None
 
 
-def check_headers(connection, port, user):
+def check_headers(connection, running, user):
     """The header rules are on, and the backend's connections are reused."""
     for request_id in (None, "kept-4711"):
         extra = {"x-request-id": request_id} if request_id else {}
@@ -68,9 +120,9 @@ def check_headers(connection, port, user):
             "x-tidegate-rollout": "default",
             "x-tidegate-side": side_of(user),
             "x-tidegate-reason": "bucket",
-            "x-forwarded-proto": "http",
-            "x-forwarded-host": f"127.0.0.1:{port}",
-            "protocol": "HTTP/1.1",
+            "x-forwarded-proto": "https" if running.way.front == "tls" else "http",
+            "x-forwarded-host": f"127.0.0.1:{running.port}",
+            "protocol": "HTTP/2.0" if running.way.back == "h2" else "HTTP/1.1",
         }
         if request_id:
             expected["x-request-id"] = request_id
@@ -88,29 +140,15 @@ def check_headers(connection, port, user):
 # ---- load ------------------------------------------------------------------
 
 
-def wrk(port, seconds, connections, core):
-    """One run of the load generator: its exact figures."""
-    done = subprocess.run(
-        ["taskset", "-c", str(core), "wrk", "--threads", "1",
-         "--connections", str(connections), "--duration", f"{seconds}s", "--latency",
-         "--script", str(HERE / "load.lua"), f"http://127.0.0.1:{port}/"],
-        capture_output=True, text=True,
-    )
-    found = re.search(r"^RESULT (.*)$", done.stdout, re.MULTILINE)
-    if done.returncode != 0 or not found:
-        raise proc.Problem(f"wrk failed:\n{done.stdout}{done.stderr}")
-    result = json.loads(found.group(1))
-    if result["requests"] == 0:
-        raise proc.Problem("wrk got no answer at all")
-    return result
+def load(running, generate, seconds, warmup, proxy_core):
+    """One measured run after a short warm-up that fills pools and caches.
 
-
-def load(running, seconds, warmup, connections, core, proxy_core):
-    """One measured run after a short warm-up that fills pools and caches."""
-    wrk(running.port, warmup, connections, core)
+    `generate(running, seconds)` is the run of a client (clients.py).
+    """
+    generate(running, warmup)
     probe_before = proc.core_probe(proxy_core)
     user_before, system_before = proc.cpu_seconds(running.pid)
-    result = wrk(running.port, seconds, connections, core)
+    result = generate(running, seconds)
     user_after, system_after = proc.cpu_seconds(running.pid)
     probe_after = proc.core_probe(proxy_core)
 
@@ -129,8 +167,9 @@ def load(running, seconds, warmup, connections, core, proxy_core):
 
 def summarize(runs):
     """The median of each figure over the rounds, and the range of two of them."""
-    names = ("rps", "user_us", "system_us", "cpu_us", "busy", "p50_us", "p99_us")
-    summary = {name: statistics.median(run[name] for run in runs) for name in names}
+    names = ("rps", "user_us", "system_us", "cpu_us", "busy", "p50_us", "p99_us", "mean_us")
+    summary = {name: statistics.median(run[name] for run in runs)
+               for name in names if name in runs[0]}  # not every client tells all of them
     for name in ("rps", "cpu_us"):
         summary[f"{name}_min"] = min(run[name] for run in runs)
         summary[f"{name}_max"] = max(run[name] for run in runs)
@@ -144,7 +183,7 @@ def summarize(runs):
 def open_idle(running, count, held):
     """Opens `count` connections, uses each once and leaves it open in `held`."""
     for user in range(count):
-        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=5)
+        connection = Http1(running)
         held.callback(connection.close)
         fetch(connection, "/", user)
 
@@ -176,7 +215,7 @@ def calls_per_request(running, scratch, connections, core):
     epoll_wait than in a run without it: read epoll_wait as a lower bound. The
     reads and writes do not depend on the pace.
     """
-    wrk(running.port, 1, connections, core)
+    clients.wrk(running.url, 1, connections, core)
     pids = proc.tree(running.pid)
     table, log = Path(scratch) / "strace.out", Path(scratch) / "strace.log"
     argv = [shutil.which("strace"), "-f", "-c", "-o", str(table)]
@@ -186,7 +225,7 @@ def calls_per_request(running, scratch, connections, core):
             "strace", tracer, log,
             lambda: log.read_text().count(" attached") >= len(pids),
         )
-        requests = wrk(running.port, STRACE_SECONDS, connections, core)["requests"]
+        requests = clients.wrk(running.url, STRACE_SECONDS, connections, core)["requests"]
         proc.end(tracer)  # SIGTERM: it detaches and writes its table
     calls = {name: count / requests for name, count in parse_strace(table.read_text()).items()}
     return {"total": sum(calls.values()), "requests": requests, "calls": calls}

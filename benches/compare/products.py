@@ -1,7 +1,7 @@
 """The products under comparison: where each is found and how it is started.
 
 Each one is a row of the table in `all_products`; its settings are the template
-of the same name beside this file.
+of the same name beside this file. What it speaks on its two sides is a `Way`.
 """
 
 import http.client
@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import certificate
 import proc
 
 HERE = Path(__file__).resolve().parent
@@ -22,6 +23,7 @@ ROOT = HERE.parents[1]
 
 ENVOY_VERSION = "1.40.0"
 BODY = "x" * 128
+BULK_BYTES = 100_000_000
 STREAM_MODULES = (
     "/usr/lib/nginx/modules/ngx_stream_module.so",
     "/usr/lib64/nginx/modules/ngx_stream_module.so",
@@ -33,6 +35,37 @@ class Template(string.Template):
     """Placeholders are @@name, since nginx and others use $ for themselves."""
 
     delimiter = "@@"
+
+
+MARK = re.compile(r"@([a-z0-9,-]+):")  # of a line that not every way has
+
+
+@dataclass(frozen=True)
+class Way:
+    """What is spoken with the clients and what with the backends."""
+
+    front: str = "http1"  # http1, h2c (HTTP/2 by prior knowledge) or tls (both by ALPN)
+    back: str = "http1"  # http1 or h2 (by prior knowledge)
+    answers: str = "small"  # bulk: large ones, settings for speed; held: nobody reads them
+
+    def lines(self, text):
+        """The template without the lines of other ways.
+
+        A line that begins with `@tls:` or `@http1,h2c:` is of these fronts only;
+        `@back-http1:` and `@back-h2:` likewise, `@small:`, `@bulk:` and `@held:` too.
+        """
+        marks = {self.front, f"back-{self.back}", self.answers}
+        kept = []
+        for line in text.splitlines(keepends=True):
+            marked = MARK.match(line)
+            if not marked:
+                kept.append(line)
+            elif marks & set(marked.group(1).split(",")):
+                kept.append(line[marked.end():])
+        return "".join(kept)
+
+
+HTTP1 = Way()
 
 
 @dataclass(frozen=True)
@@ -49,6 +82,8 @@ class Product:
     env: dict = field(default_factory=dict)
     ready_path: str | None = None  # on the admin port; None: an open port will do
     splits: bool = True  # False for the relay, which only copies bytes
+    fronts: tuple = ("http1", "h2c", "tls")
+    backs: tuple = ("http1", "h2")
     counts_calls: bool = True  # whether its system calls are counted
 
     def version(self):
@@ -60,6 +95,10 @@ class Product:
         found = re.search(r"\d+\.\d+\.\d+\S*", text)
         return found.group().split("/")[0] if found else (text.split("\n")[0] or "unknown")
 
+    def can(self, way):
+        """Whether it speaks this on both sides."""
+        return way.front in self.fronts and way.back in self.backs
+
 
 @dataclass(frozen=True)
 class Running:
@@ -68,6 +107,14 @@ class Running:
     product: Product
     pid: int
     port: int
+    way: Way
+    certificate: Path  # whom the clients trust, where the way is TLS
+
+    @property
+    def url(self):
+        """Its root, as a load generator wants it."""
+        scheme = "https" if self.way.front == "tls" else "http"
+        return f"{scheme}://127.0.0.1:{self.port}/"
 
 
 # ---- the list --------------------------------------------------------------
@@ -94,7 +141,7 @@ def all_products(tidegates, cache, wanted):
             for name, path in tidegates
         ),
         _nginx_like("nginx", "nginx", "nginx.conf", shutil.which("nginx"),
-                    "not installed: apt-get install nginx"),
+                    "not installed: apt-get install nginx", backs=("http1",)),
         Product("haproxy", "HAProxy", "haproxy.cfg", shutil.which("haproxy"),
                 ("-db", "-f", "{config}"), ("-v",),
                 "not installed: apt-get install haproxy"),
@@ -110,7 +157,7 @@ def all_products(tidegates, cache, wanted):
         _nginx_like("relay", "TCP relay (nginx stream)", "relay.conf",
                     stream_module() and shutil.which("nginx"),
                     "not installed: apt-get install libnginx-mod-stream",
-                    splits=False, counts_calls=False),
+                    splits=False, counts_calls=False, fronts=("http1",), backs=("http1",)),
     ]
 
 
@@ -165,10 +212,15 @@ class Bench:
         self.load_core = load_core
         self.ports = proc.port_numbers()
         self.old_port, self.new_port = next(self.ports), next(self.ports)
+        self.old_h2_port, self.new_h2_port = next(self.ports), next(self.ports)
+        self.certificate = certificate.make(self.scratch)
+        self.backend_pid = None
         self._starts = 0
         self._common = {
-            "old_port": self.old_port,
-            "new_port": self.new_port,
+            "bulk_root": self._bulk_root(),
+            "certificate": self.certificate.chain,
+            "key": self.certificate.key,
+            "certificate_and_key": self.certificate.both,
             "max_clients": max_clients,
             "nginx_connections": 2 * max_clients,  # nginx counts both sides
             "max_files": 2 * max_clients + 1024,
@@ -176,13 +228,29 @@ class Bench:
             "body": BODY,
         }
 
-    def _write(self, template, **values):
+    def _bulk_root(self):
+        """A folder with the one large answer. It has no blocks on the disk: read
+        once, it is in the page cache as any other file would be."""
+        root = self.scratch / "bulk"
+        root.mkdir()
+        self.scratch.chmod(0o755)  # nginx reads it as another user if it is started by root
+        with (root / "bulk").open("wb") as file:
+            file.truncate(BULK_BYTES)
+        return root
+
+    def _backend_ports(self, back):
+        """The ports of old and new for proxies that speak `back` to them."""
+        if back == "h2":
+            return self.old_h2_port, self.new_h2_port
+        return self.old_port, self.new_port
+
+    def _write(self, template, way=HTTP1, **values):
         """A fresh folder with the filled-in settings, and their path."""
         self._starts += 1
         home = self.scratch / f"{self._starts:03}-{Path(template).stem}"
         home.mkdir()
         config = home / template
-        text = Template((HERE / template).read_text())
+        text = Template(way.lines((HERE / template).read_text()))
         config.write_text(text.substitute(self._common, **values))
         return home, config
 
@@ -192,20 +260,30 @@ class Bench:
         nginx = shutil.which("nginx")
         if nginx is None:
             raise proc.Problem("nginx is both backends: apt-get install nginx")
-        home, config = self._write("backend.conf")
+        home, config = self._write(
+            "backend.conf", old_port=self.old_port, new_port=self.new_port,
+            old_h2_port=self.old_h2_port, new_h2_port=self.new_h2_port)
         argv = ["taskset", "-c", str(self.load_core), nginx,
                 "-p", str(home), "-c", str(config), "-e", "stderr"]
         log = home / "log"
         with proc.program(argv, log) as process:
             proc.wait_for("the backend", process, log,
                           lambda: proc.port_answers(self.old_port))
+            self.backend_pid = process.pid
             yield process.pid
 
+    def direct(self, front):
+        """The old backend itself, for what the load core can give."""
+        port = self.old_h2_port if front == "h2c" else self.old_port
+        return Running(None, self.backend_pid, port, Way(front), self.certificate.chain)
+
     @contextmanager
-    def running(self, product):
+    def running(self, product, way=HTTP1):
         """The product on the proxy's core, ready, until the block ends."""
         port, admin_port = next(self.ports), next(self.ports)
-        home, config = self._write(product.template, port=port, admin_port=admin_port)
+        old_port, new_port = self._backend_ports(way.back)
+        home, config = self._write(product.template, way, port=port, admin_port=admin_port,
+                                   old_port=old_port, new_port=new_port)
         fill = {"config": str(config), "dir": str(home)}
         argv = ["taskset", "-c", str(self.proxy_core), product.binary,
                 *(part.format(**fill) for part in product.argv)]
@@ -220,7 +298,7 @@ class Bench:
         with proc.program(argv, log, env) as process:
             proc.wait_for(product.label, process, log, ready)
             try:
-                yield Running(product, process.pid, port)
+                yield Running(product, process.pid, port, way, self.certificate.chain)
             finally:
                 # Said first: whatever else failed, failed because of this.
                 if process.poll() is not None:
