@@ -352,9 +352,11 @@ impl Worker {
         let id = self.next_connection.replace(self.next_connection.get() + 1);
         self.connections.borrow_mut().insert(id, Rc::clone(&watch));
         let place = Place { worker: Rc::clone(self), id };
+        let guest = Guest { socket, peer, listener: arrival.listener };
         // Without tokio's budget: the connection yields by itself after 16 rounds of reading and writing, and what it
-        // polls with other wakers than its own must not be told to wait for a wake-up.
-        spawn_local(unconstrained(connection::serve(Guest { socket, peer, listener: arrival.listener }, watch, place)));
+        // polls with other wakers than its own must not be told to wait for a wake-up. In a box, since tokio moves a task
+        // several times.
+        spawn_local(unconstrained(Box::pin(connection::serve(guest, watch, place))));
     }
 
     async fn sweep(&self) {
