@@ -192,7 +192,11 @@ async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: Sen
     let is_head = request.method() == Method::HEAD;
     let is_call = headers::is_grpc(request.headers());
     let expects = request.headers().contains_key(EXPECT);
-    let response = match await_answer(&watch, &mut respond, expects, handle(Rc::clone(&client), request)).await {
+    let answered = {
+        let handled = pin!(handle(Rc::clone(&client), request)); // where it stays: it is large
+        await_answer(&watch, &mut respond, expects, handled).await
+    };
+    let response = match answered {
         Ok(response) => response,
         Err(reason) => {
             drop(client.tunnel.take());
@@ -228,9 +232,8 @@ async fn await_answer(
     watch: &Watch,
     respond: &mut SendResponse<Bytes>,
     expects: bool,
-    handled: impl Future<Output = Result<Response<ResponseBody>, Infallible>>,
+    mut handled: Pin<&mut impl Future<Output = Result<Response<ResponseBody>, Infallible>>>,
 ) -> Result<Response<ResponseBody>, Reason> {
-    let mut handled = pin!(handled);
     poll_fn(|cx| {
         watch.belongs_to(cx.waker());
         watch.turn_begins();
