@@ -363,7 +363,8 @@ fn nobody_falls_back_to_a_new_that_nobody_is_to_see() {
 
 #[test]
 fn nobody_falls_back_to_a_side_that_is_drained() {
-    let mut sides = Sides::down(false, true, STANDS_IN);
+    // Without a guard: it would take NEW away, and OLD has to answer then, drained or not.
+    let mut sides = Sides::down(false, true, &format!("{STANDS_IN}  guard: {{ enabled: false }}\n"));
     let admin = sides.tidegate.admin.strip_prefix("http://").unwrap().parse().unwrap();
     let body = serde_json::json!({ "side": "old", "reason": "a story" });
     let drained = Client::connect(admin).order("POST", "/api/v1/rollouts/default/drain", &body);

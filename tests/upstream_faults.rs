@@ -220,7 +220,7 @@ fn a_request_that_breaks_at_any_byte_is_a_502_and_is_not_sent_again() {
 fn a_line_that_goes_dead_at_any_byte_costs_the_client_no_more_than_the_timeout() {
     let backend = Backend::saying(CHUNKED);
     let line = Line::to(backend.address);
-    let tidegate = before(&line, "response: 300ms, stream_idle: 300ms");
+    let tidegate = before(&line, "response: 1s, stream_idle: 1s");
     let head = length_of_head(CHUNKED);
     for (nth, byte) in [0, 9, head - 1, head, head + 1, head + 8, CHUNKED.len() - 1].into_iter().enumerate() {
         let fault = if nth % 2 == 0 { Fault::Vanish } else { Fault::Stall };
