@@ -88,6 +88,16 @@ fn a_request_reaches_a_backend_of_http_2_as_one_of_its_own() {
 }
 
 #[test]
+fn a_host_that_cannot_be_said_in_http_2_is_not_the_backends_failure() {
+    let scene = Scene::with(&[]);
+    for host in ["ser%76ice", "[1:2:3:4:5:6:7:8:9:a]", "[[::1]"] {
+        let asked = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        assert_eq!(scene.tidegate.client().send(&asked).answer().status, 400, "{host}");
+    }
+    assert_eq!(failures(&scene.tidegate, "reset"), 0.0);
+}
+
+#[test]
 fn answers_of_every_size_and_kind_come_through() {
     let scene = Scene::with(&[]);
     assert_eq!(scene.get("/large?n=5000000").body.len(), 5_000_000);

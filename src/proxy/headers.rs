@@ -3,6 +3,8 @@
 //! What a client sends is stripped first and ours is added after, so that nothing that a client names can take away what
 //! we say (CVE-2024-45410 and its kin).
 
+use std::net::Ipv6Addr;
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HeaderMap, HeaderName, HeaderValue, TRAILER, TRANSFER_ENCODING,
 };
@@ -245,7 +247,8 @@ pub fn strip_response(headers: &mut HeaderMap, survey: ResponseSurvey, trailers:
 
 /// Takes out of trailers what has no place there (RFC 9110 §6.5.1): whoever adds them to a head would be told another one.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
-    strip_all(trailers, |name| is_protected(name) || is_not_for_the_client(name) || name == "content-encoding");
+    let is_out_of_place = |name: &str| is_protected(name) || kind(name) != Kind::EndToEnd || name == "content-encoding";
+    strip_all(trailers, is_out_of_place);
 }
 
 /// Makes one `cookie` of its crumbs (RFC 9113 §8.2.3).
@@ -299,7 +302,8 @@ fn is_alias_of(name: &str, key: &str) -> bool {
     name.len() == key.len() && name != key && name.bytes().map(fold).eq(key.bytes().map(fold))
 }
 
-/// Whether `host` is `uri-host [":" port]` (RFC 9110 §7.2).
+/// Whether `host` is `uri-host [":" port]` (RFC 9110 §7.2), and one that every version of HTTP can say: no `%`, which no service
+/// has in its name, and which is read in more than one way.
 #[must_use]
 pub fn is_valid_host(host: &[u8]) -> bool {
     let (name, port) = match (host.first(), host.iter().rposition(|b| *b == b':')) {
@@ -311,17 +315,17 @@ pub fn is_valid_host(host: &[u8]) -> bool {
         (_, Some(colon)) => (&host[..colon], &host[colon + 1..]),
         _ => (host, &[][..]),
     };
-    let allowed = if name.first() == Some(&b'[') { &IN_BRACKETS } else { &IN_NAME };
-    !name.is_empty()
-        && name.iter().all(|b| allowed[usize::from(*b)])
-        && port.len() <= 5
-        && port.iter().all(u8::is_ascii_digit)
+    let is_name = match name {
+        [b'[', address @ .., b']'] => {
+            std::str::from_utf8(address).is_ok_and(|address| address.parse::<Ipv6Addr>().is_ok())
+        }
+        name => !name.is_empty() && name.iter().all(|b| IN_NAME[usize::from(*b)]),
+    };
+    is_name && port.len() <= 5 && port.iter().all(u8::is_ascii_digit)
 }
 
-/// The bytes of a registered name (RFC 3986 §3.2.2).
-const IN_NAME: [bool; 256] = table(b"-._~!$&'()*+,;=%abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789");
-/// The bytes of an IP literal with its brackets.
-const IN_BRACKETS: [bool; 256] = table(b":.[]abcdefABCDEF0123456789");
+/// The bytes of a registered name (RFC 3986 §3.2.2), but for `%`.
+const IN_NAME: [bool; 256] = table(b"-._~!$&'()*+,;=abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789");
 
 const fn table(members: &[u8]) -> [bool; 256] {
     let mut table = [false; 256];
@@ -384,7 +388,9 @@ pub fn frame_request(headers: &mut HeaderMap, length: Option<u64>, has_length: b
 fn set_length(headers: &mut HeaderMap, length: u64) {
     let mut written = headers.get_all(CONTENT_LENGTH).iter();
     let is_canonical = match (written.next(), written.next()) {
-        (Some(only), None) => !only.as_bytes().starts_with(b"0") && only.as_bytes().iter().all(u8::is_ascii_digit),
+        (Some(only), None) => {
+            matches!(only.as_bytes(), [b'1'..=b'9', rest @ ..] if rest.iter().all(u8::is_ascii_digit))
+        }
         _ => false,
     };
     if !is_canonical {
@@ -419,6 +425,40 @@ mod tests {
             (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
         };
         lines.iter().map(parse).collect()
+    }
+
+    #[test]
+    fn a_host_is_one_in_http_2_too() {
+        for host in ["a", "a.b:80", "a:", "[::1]", "[::1]:8080", "192.0.2.1", "a_b", "a~!$&'()*+,;=b"] {
+            assert!(is_valid_host(host.as_bytes()), "{host}");
+            assert!(host.parse::<http::uri::Authority>().is_ok(), "{host}");
+        }
+        for host in ["a%41b", "%", "[", "[]", "[[::1]", "[1:2:3:4:5:6:7:8:9:a]", "[::1", "[.]", "[::1%25lo]", "a@b", ""]
+        {
+            assert!(!is_valid_host(host.as_bytes()), "{host}");
+        }
+    }
+
+    #[test]
+    fn trailers_say_nothing_that_is_ours_to_say() {
+        let mut trailers = headers(&[
+            ("x-client-cert-subject", "CN=other"),
+            ("x_client_cert_subject", "CN=other"),
+            ("x-tidegate-side", "new"),
+            ("x_tidegate_side", "new"),
+            ("grpc-status", "0"),
+        ]);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers.keys().collect::<Vec<_>>(), ["grpc-status"]);
+    }
+
+    #[test]
+    fn a_length_that_says_nothing_is_said_anew() {
+        for written in ["", "00"] {
+            let mut map = headers(&[("content-length", written)]);
+            frame_request(&mut map, Some(0), true, false);
+            assert_eq!(map["content-length"], "0", "{written:?}");
+        }
     }
 
     fn stripped(lines: &[(&str, &str)], trusted: bool) -> Vec<String> {

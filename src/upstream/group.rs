@@ -258,13 +258,15 @@ where
         let mut place = self.state.slots.line_up().map_err(|Full| Failure::BackendLimit)?;
         let since = Instant::now();
         let turn = async {
+            let mut comes = self.line.join(since); // once: who joins again stands behind those who came later
             loop {
                 tokio::select! {
                     biased;
-                    Ok(PassedOn { mut connection, pool }) = self.line.join(since) => {
+                    Ok(PassedOn { mut connection, pool }) = &mut comes => {
                         if poll_fn(|cx| Poll::Ready(connection.is_reusable(cx))).await {
                             return Turn::Free(Channel::Http1(connection), pool);
                         }
+                        comes = self.line.join(since);
                     }
                     () = self.line.freed.notified() => {
                         if let Some(turn) = self.free(client, Instant::now()).await {

@@ -51,7 +51,10 @@ impl<B: Body + 'static> Line<B> {
     /// Waits from now on, for as long as what is returned lives.
     pub(super) fn join(&self, since: Instant) -> oneshot::Receiver<PassedOn<B>> {
         let (turn, comes) = oneshot::channel();
-        self.waiting.borrow_mut().push_back(Waiting { since, turn });
+        let mut waiting = self.waiting.borrow_mut();
+        // Those who have left: where nothing is ever passed on, nobody else would take them out.
+        while waiting.pop_front_if(|first| first.turn.is_closed()).is_some() {}
+        waiting.push_back(Waiting { since, turn });
         comes
     }
 
@@ -77,5 +80,23 @@ impl<B: Body + 'static> Line<B> {
     fn next(&self) -> Option<Waiting<B>> {
         let mut waiting = self.waiting.borrow_mut();
         std::iter::from_fn(|| waiting.pop_front()).find(|first| !first.turn.is_closed())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+
+    use super::*;
+
+    #[test]
+    fn who_has_left_leaves_nothing_behind() {
+        let line = Line::<hyper::body::Incoming>::new(Arc::new(Slots::new(watch::channel(()).0)));
+        let now = Instant::now();
+        for _ in 0..1_000 {
+            drop(line.join(now)); // nobody passes anything on: connections of HTTP/2 are shared
+        }
+        let _one_who_waits = line.join(now);
+        assert_eq!(line.waiting.borrow().len(), 1);
     }
 }
