@@ -20,6 +20,7 @@ mod http1;
 mod http2;
 mod inspect;
 mod notice;
+mod outbox;
 pub mod peer;
 mod respond;
 pub mod route;

@@ -25,6 +25,7 @@ use super::forward::handle;
 use super::grpc;
 use super::headers;
 use super::notice;
+use super::outbox::{Outbox, Piece};
 use super::socket::Wire;
 use super::tunnel::Tunnel;
 use super::watch::{Opened, Wait, Watch};
@@ -40,9 +41,8 @@ const MAX_STREAMS: u32 = 100;
 /// Bytes that a client may send ahead on a stream, and on the connection.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
-/// Bytes of an answer that wait to be written, for each stream. All of them together are what a client that does not read
-/// costs.
-const SEND_BUFFER: usize = 16 << 10;
+/// Bytes of an answer that wait to be written, for each stream. All of them together have the room of an [`Outbox`].
+const SEND_BUFFER: usize = 64 << 10;
 /// Bytes of a head, as RFC 9113 §6.5.2 counts them: with 32 for each field, so that small fields are not cheap.
 const MAX_HEADER_LIST: usize = 16 << 10;
 /// Streams that a client may take back before anybody has looked at them (CVE-2023-44487).
@@ -85,17 +85,19 @@ fn builder(limits: &Limits) -> Builder {
 
 /// A connection that is being served.
 struct Serving<'a> {
-    connection: Connection<Wire, Bytes>,
+    connection: Connection<Wire, Piece>,
     client: &'a Rc<Client>,
     /// It has been told that there will be no more requests.
     is_leaving: bool,
     vigil: Vigil,
+    outbox: Rc<Outbox>,
 }
 
 impl<'a> Serving<'a> {
-    fn new(mut connection: Connection<Wire, Bytes>, client: &'a Rc<Client>) -> Self {
+    fn new(mut connection: Connection<Wire, Piece>, client: &'a Rc<Client>) -> Self {
         let pings = connection.ping_pong().expect("nobody has asked for it before");
-        Self { connection, client, is_leaving: false, vigil: Vigil { pings, asked_at: None, heard_at: Instant::now() } }
+        let vigil = Vigil { pings, asked_at: None, heard_at: Instant::now() };
+        Self { connection, client, is_leaving: false, vigil, outbox: Rc::default() }
     }
 
     /// Ready once the connection has ended, or has to.
@@ -104,7 +106,7 @@ impl<'a> Serving<'a> {
         loop {
             match self.connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    begin(self.client, request, respond);
+                    begin(self.client, request, respond, Rc::clone(&self.outbox));
                     continue;
                 }
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
@@ -174,7 +176,7 @@ impl Vigil {
 }
 
 /// A stream begins: a request of its own, which waits for its own things.
-fn begin(connection: &Rc<Client>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
+fn begin(connection: &Rc<Client>, request: Request<RecvStream>, respond: SendResponse<Piece>, outbox: Rc<Outbox>) {
     let watch = Rc::new(Watch::new(connection.watch.timeouts.clone(), Instant::now()));
     let opened = connection.watch.open(Rc::clone(&watch));
     let client = Rc::new(Client::new(Rc::clone(&connection.worker), watch, Rc::clone(&connection.origin)));
@@ -184,10 +186,15 @@ fn begin(connection: &Rc<Client>, request: Request<RecvStream>, respond: SendRes
         Request::from_parts(parts, body)
     };
     // Without tokio's budget, as connections are: see `Worker::take_over`. In a box, since tokio moves a task several times.
-    spawn_local(unconstrained(Box::pin(answer(client, request, respond, opened))));
+    spawn_local(unconstrained(Box::pin(answer(client, request, respond, (opened, outbox)))));
 }
 
-async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: SendResponse<Bytes>, _opened: Opened) {
+async fn answer(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+    mut respond: SendResponse<Piece>,
+    (_opened, outbox): (Opened, Rc<Outbox>),
+) {
     let watch = Rc::clone(&client.watch);
     let is_head = request.method() == Method::HEAD;
     let is_call = headers::is_grpc(request.headers());
@@ -212,13 +219,13 @@ async fn answer(client: Rc<Client>, request: Request<Incoming>, mut respond: Sen
     if let Ok(stream) = respond.send_response(Response::from_parts(head, ()), is_whole)
         && !is_whole
     {
-        let mut sending = Sending { stream, body, piece: Bytes::new() };
+        let mut sending = Sending { stream, body, piece: Bytes::new(), outbox };
         poll_fn(|cx| sending.poll(&watch, cx)).await;
     }
 }
 
 /// Makes the stream the client's end of a tunnel.
-async fn carry(mut tunnel: Tunnel, response: Response<ResponseBody>, mut respond: SendResponse<Bytes>) {
+async fn carry(mut tunnel: Tunnel, response: Response<ResponseBody>, mut respond: SendResponse<Piece>) {
     let mut head = response.map(drop);
     head.headers_mut().remove(CONNECTION);
     let sending = respond.send_response(head, false);
@@ -230,7 +237,7 @@ async fn carry(mut tunnel: Tunnel, response: Response<ResponseBody>, mut respond
 /// The answer; or why there is none: the client does not want it any more, or is not to have it.
 async fn await_answer(
     watch: &Watch,
-    respond: &mut SendResponse<Bytes>,
+    respond: &mut SendResponse<Piece>,
     expects: bool,
     mut handled: Pin<&mut impl Future<Output = Result<Response<ResponseBody>, Infallible>>>,
 ) -> Result<Response<ResponseBody>, Reason> {
@@ -261,14 +268,14 @@ async fn await_answer(
 }
 
 /// The client waits to be asked for its body (RFC 9110 §10.1.1).
-fn ask_for_body(respond: &mut SendResponse<Bytes>) {
+fn ask_for_body(respond: &mut SendResponse<Piece>) {
     let mut interim = Response::new(());
     *interim.status_mut() = StatusCode::CONTINUE;
     let _it_may_have_left = respond.send_informational(interim);
 }
 
 /// Ends a call whose answer has not begun.
-fn tell_cut_off(mut respond: SendResponse<Bytes>) {
+fn tell_cut_off(mut respond: SendResponse<Piece>) {
     let mut response = Response::new(());
     grpc::make_trailers_only(&mut response, Status::Unavailable, CUT_OFF);
     let _it_may_have_left = respond.send_response(response, true);
@@ -294,10 +301,12 @@ fn tidy(mut response: Response<ResponseBody>, is_head: bool) -> Response<Respons
 
 /// An answer's body on its way.
 struct Sending {
-    stream: SendStream<Bytes>,
+    stream: SendStream<Piece>,
     body: ResponseBody,
     /// What there is no room for yet.
     piece: Bytes,
+    /// What waits on the whole connection.
+    outbox: Rc<Outbox>,
 }
 
 impl Sending {
@@ -349,7 +358,7 @@ impl Sending {
         Pin::new(&mut self.body).poll_frame(cx).map(|frame| match frame {
             Some(Ok(frame)) => self.take(frame),
             Some(Err(_)) => Step::Broken,
-            None => Step::of(self.stream.send_data(Bytes::new(), true), true),
+            None => Step::of(self.stream.send_data(Bytes::new().into(), true), true),
         })
     }
 
@@ -358,7 +367,7 @@ impl Sending {
             Ok(piece) => {
                 self.piece = piece;
                 if self.piece.is_empty() && self.body.is_end_stream() {
-                    return Step::of(self.stream.send_data(Bytes::new(), true), true);
+                    return Step::of(self.stream.send_data(Bytes::new().into(), true), true);
                 }
                 Step::Next
             }
@@ -372,6 +381,10 @@ impl Sending {
 
     /// Sends as much of the piece as the client has room for.
     fn poll_piece(&mut self, watch: &Watch, cx: &mut Context<'_>) -> Poll<Step> {
+        if self.outbox.poll_room(cx).is_pending() {
+            watch.wrote(false);
+            return Poll::Pending;
+        }
         self.stream.reserve_capacity(self.piece.len());
         let mut room = self.stream.capacity();
         while room == 0 {
@@ -390,7 +403,7 @@ impl Sending {
         watch.wrote(true);
         let piece = self.piece.split_to(room.min(self.piece.len()));
         let is_last = self.piece.is_empty() && self.body.is_end_stream();
-        Poll::Ready(Step::of(self.stream.send_data(piece, is_last), is_last))
+        Poll::Ready(Step::of(self.stream.send_data(self.outbox.put(piece), is_last), is_last))
     }
 }
 

@@ -98,6 +98,7 @@ pub(super) struct Watch {
     waker: RefCell<Option<Waker>>,
     /// The streams of a connection that carries many requests at once.
     streams: RefCell<Slab<Rc<Watch>>>,
+    is_stream: Cell<bool>,
     /// What a stream waits for is overdue.
     overdue: Cell<bool>,
 }
@@ -140,6 +141,7 @@ impl Watch {
             timer: RefCell::new(None),
             waker: RefCell::new(None),
             streams: RefCell::default(),
+            is_stream: Cell::new(false),
             overdue: Cell::new(false),
         }
     }
@@ -370,7 +372,13 @@ impl Watch {
 
     /// Another stream of this connection, until what is returned is dropped.
     pub(super) fn open(self: &Rc<Self>, stream: Rc<Self>) -> Opened {
+        stream.is_stream.set(true);
         Opened { connection: Rc::clone(self), at: self.streams.borrow_mut().insert(stream) }
+    }
+
+    /// Whether this is one of many streams of a connection.
+    pub(super) fn is_stream(&self) -> bool {
+        self.is_stream.get()
     }
 
     /// Whether streams are open.

@@ -80,6 +80,13 @@ where
         }
     }
 
+    /// Reads no more than `bytes` of the answer at once. A stream's windows see to that anyway.
+    pub fn read_at_once(&self, bytes: u64) {
+        if let Self::Http1(connection) = self {
+            connection.read_at_once(bytes);
+        }
+    }
+
     /// Drives both directions, and tells whether the answer to what was [sent](Self::send) has begun.
     pub fn poll_answer(
         &mut self,

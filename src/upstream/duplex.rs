@@ -5,23 +5,23 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use h2::{RecvStream, SendStream};
-use hyper::body::Bytes;
+use hyper::body::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A stream that carries bytes and no messages. Dropped before its end, it is reset (RFC 8441 §5.3).
 #[derive(Debug)]
-pub struct Duplex {
+pub struct Duplex<B: Buf = Bytes> {
     receiving: RecvStream,
-    sending: SendStream<Bytes>,
+    sending: SendStream<B>,
     /// What came and was not taken yet. The other side may send more only for what was taken.
     unread: Bytes,
     has_ended: bool,
 }
 
-impl Duplex {
+impl<B: Buf + From<Bytes>> Duplex<B> {
     /// Of the two halves of a stream.
     #[must_use]
-    pub fn new(receiving: RecvStream, sending: SendStream<Bytes>) -> Self {
+    pub fn new(receiving: RecvStream, sending: SendStream<B>) -> Self {
         Self { receiving, sending, unread: Bytes::new(), has_ended: false }
     }
 
@@ -36,7 +36,7 @@ fn broken(error: h2::Error) -> io::Error {
     error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
 }
 
-impl AsyncRead for Duplex {
+impl<B: Buf + From<Bytes>> AsyncRead for Duplex<B> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         while this.unread.is_empty() && !this.has_ended {
@@ -50,7 +50,7 @@ impl AsyncRead for Duplex {
     }
 }
 
-impl AsyncWrite for Duplex {
+impl<B: Buf + From<Bytes>> AsyncWrite for Duplex<B> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.sending.reserve_capacity(buf.len());
@@ -63,7 +63,7 @@ impl AsyncWrite for Duplex {
             }
         }
         let size = room.min(buf.len());
-        this.sending.send_data(Bytes::copy_from_slice(&buf[..size]), false).map_err(broken)?;
+        this.sending.send_data(Bytes::copy_from_slice(&buf[..size]).into(), false).map_err(broken)?;
         Poll::Ready(Ok(size))
     }
 
@@ -72,6 +72,6 @@ impl AsyncWrite for Duplex {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.get_mut().sending.send_data(Bytes::new(), true).map_err(broken))
+        Poll::Ready(self.get_mut().sending.send_data(Bytes::new().into(), true).map_err(broken))
     }
 }

@@ -30,9 +30,8 @@ use crate::proxy_header::Stated;
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
 
-/// Bytes of an answer that are read at once, at most. Each answer that its client does not read holds as many; a byte less than
-/// a power of two, at which hyper would make room for twice as many.
-const READ_AT_ONCE: u64 = (16 << 10) - 1;
+/// Bytes that are read at once, at most, unless somebody wants fewer.
+const READ_AT_ONCE: u64 = 64 << 10;
 
 /// A connection to a backend.
 #[derive(Debug)]
@@ -79,7 +78,8 @@ where
         slot: Slot,
     ) -> Result<Self, hyper::Error> {
         let seen = Rc::new(Seen::default());
-        let io = TokioIo::new(Io { socket: socket.take(READ_AT_ONCE), seen: Rc::clone(&seen) });
+        seen.read_at_once.set(READ_AT_ONCE);
+        let io = TokioIo::new(Io { socket: socket.take(0), seen: Rc::clone(&seen) });
         let (sender, driver) =
             http1::Builder::new().writev(false).max_header_size(max_header_size).handshake(io).await?;
         let nudge = Arc::new(Nudge::default());
@@ -103,6 +103,11 @@ where
     /// For whom it was opened.
     pub(super) fn client(&self) -> Stated {
         self.client
+    }
+
+    /// Reads no more than `bytes` of the next answer at once: whoever does not read it holds as many.
+    pub(super) fn read_at_once(&self, bytes: u64) {
+        self.seen.read_at_once.set(bytes);
     }
 
     /// Whether an earlier request went over this connection: if it closes now, that may be the backend's idle timeout.
@@ -297,6 +302,8 @@ struct Seen {
     reading: Cell<Reading>,
     /// The task that the socket wakes.
     task: RefCell<Option<Waker>>,
+    /// Bytes that are read at once, at most.
+    read_at_once: Cell<u64>,
 }
 
 impl Seen {
@@ -393,7 +400,7 @@ impl Io {
 impl Io {
     /// Reads no more at once than is wanted of it: what comes is kept until the client takes it.
     fn poll_some(&mut self, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.socket.set_limit(READ_AT_ONCE);
+        self.socket.set_limit(self.seen.read_at_once.get());
         let task = self.seen.task.borrow();
         let waker = task.as_ref().unwrap_or(Waker::noop());
         Pin::new(&mut self.socket).poll_read(&mut Context::from_waker(waker), buf)
