@@ -76,6 +76,9 @@ fn target(request: &Request<Incoming>, has_fragment: bool, limits: &Limits) -> R
         return Err(bad("The request target has a fragment."));
     }
     let uri = request.uri();
+    if uri.path() == "*" && *request.method() != Method::OPTIONS {
+        return Err(bad("Only OPTIONS asks for everything.")); // RFC 9112 §3.2.4
+    }
     let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
     if authority + uri.path_and_query().map_or(0, |target| target.as_str().len()) > limits.max_target {
         return Err(Refusal::of_request(StatusCode::URI_TOO_LONG, "The request target is too long."));
