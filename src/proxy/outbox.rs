@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, Bytes};
 
 /// Bytes that wait, at most; one piece may go beyond.
-const ROOM: usize = 512 << 10;
+const ROOM: usize = 256 << 10;
 
 /// What waits on one connection.
 #[derive(Debug, Default)]
