@@ -83,34 +83,24 @@ where
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    timeout(endpoint.timeouts.connect, set_up(endpoint, client, slot, only)).await.map_err(|_| ConnectError::Timeout)?
-}
-
-async fn set_up<B>(
-    endpoint: &Endpoint,
-    client: Stated,
-    slot: Slot,
-    only: Option<&[u8]>,
-) -> Result<Connected<B>, ConnectError>
-where
-    B: Body + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let socket = reach(endpoint, client, only).await?;
-    let (scheme, is_http2) = match &socket {
-        Socket::Tls(stream) => (uri::Scheme::HTTPS, stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2)),
-        Socket::Tcp(_) | Socket::Unix(_) => (uri::Scheme::HTTP, endpoint.protocol.is_certainly_http2()),
+    let set_up = async {
+        let socket = reach(endpoint, client, only).await?;
+        let (scheme, is_http2) = match &socket {
+            Socket::Tls(stream) => (uri::Scheme::HTTPS, stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2)),
+            Socket::Tcp(_) | Socket::Unix(_) => (uri::Scheme::HTTP, endpoint.protocol.is_certainly_http2()),
+        };
+        Ok(if is_http2 {
+            Connected::Http2(http2::Connection::open(socket, scheme, endpoint.max_header_size, slot).await?)
+        } else {
+            Connected::Http1(Box::new(http1::Connection::open(socket, client, endpoint.max_header_size, slot).await?))
+        })
     };
-    if is_http2 {
-        let connection = http2::Connection::open(socket, scheme, endpoint.max_header_size, slot).await?;
-        return Ok(Connected::Http2(connection));
-    }
-    Ok(Connected::Http1(Box::new(http1::Connection::open(socket, client, endpoint.max_header_size, slot).await?)))
+    timeout(endpoint.timeouts.connect, set_up).await.map_err(|_| ConnectError::Timeout)?
 }
 
-/// A socket on which HTTP can be spoken with `endpoint` for `client`: in secret if its URL says so, and never in clear text instead. What
-/// is spoken inside is agreed on there, unless it has to be `only` that. How long all of it may take is the caller's to say.
+/// A socket on which HTTP can be spoken with `endpoint` for `client`: in secret if its URL says so, and never in clear text
+/// instead. What is spoken inside is agreed on there, unless it has to be `only` that. How long all of it may take is the
+/// caller's to say.
 ///
 /// # Errors
 /// When the endpoint does not take the connection, or cannot be trusted.
