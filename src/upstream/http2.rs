@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, Reason, SendStream};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, Version};
@@ -20,7 +20,7 @@ use tokio::task::{spawn_local, unconstrained};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::http1::AbortOnDrop;
-use super::incoming::{BrokenOff, Incoming, Received};
+use super::incoming::{BrokenOff, Incoming};
 use super::passage::Passage;
 use super::{Answered, Duplex, Fault, SendError, Socket};
 use crate::capacity::Slot;
@@ -221,9 +221,9 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 
     /// Both directions, for what is no HTTP; `None` if it was never sent.
-    pub(super) fn into_passage(self, received: Received) -> Option<Passage> {
+    pub(super) fn into_passage(self, receiving: RecvStream) -> Option<Passage> {
         let sending = self.upload?.stream;
-        Some(Passage::over_stream(Duplex::new(received.into_stream(), sending), self.claim))
+        Some(Passage::over_stream(Duplex::new(receiving, sending), self.claim))
     }
 
     /// Sends what can be sent, and tells whether the answer has begun.
