@@ -23,6 +23,7 @@ use crate::control::journal::{Found, Journal, OpenError, takes_nothing};
 use crate::control::names::Lookout;
 use crate::control::order::Desk;
 use crate::control::overview::{Overview, Sources};
+use crate::descriptors::Supply;
 use crate::listen::{self, Access, Listener};
 use crate::metrics::Registry;
 use crate::proxy::accept::{self, Door};
@@ -199,6 +200,7 @@ impl DataPlane {
     ) -> Result<Self, StartError> {
         let workers = count_workers(in_force.config().workers);
         let dropped = access_log.map(|(log, _)| log.dropped());
+        let supply = shared_out(in_force.config(), workers);
         let registry = Arc::new(Registry::new(workers.get()).with_access_log(dropped));
         let snapshot = Arc::new(ArcSwap::from_pointee(in_force.snapshot(&registry)));
         let shared = Shared {
@@ -216,6 +218,7 @@ impl DataPlane {
             workers: workers.iter().map(|worker| worker.errands.clone()).collect(),
             snapshot: Arc::clone(&snapshot),
             registry: Arc::clone(&registry),
+            supply,
             ending: ending.clone(),
         };
         let door = accept::open(door).map_err(StartError::Thread)?;

@@ -211,6 +211,14 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
+impl Config {
+    /// How many connections to backends there may be at once, to all of them.
+    #[must_use]
+    pub fn connections_to_backends(&self) -> usize {
+        self.backends.values().map(|backend| backend.limits.max_connections).sum()
+    }
+}
+
 impl ListenAddress {
     /// How clients name it in clear text: `http://127.0.0.1:8080` or `unix:/path`.
     #[must_use]

@@ -25,4 +25,4 @@ pub use incoming::{BrokenOff, Incoming};
 pub use passage::Passage;
 pub use pool::{Lease, Pool};
 pub use silence::mind_silence;
-pub use socket::Socket;
+pub use socket::{Room, Socket};

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::RunArgs;
 use crate::app::{App, Signal};
-use crate::telemetry;
+use crate::{descriptors, telemetry};
 
 /// How long the end of the process waits for its threads.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -21,6 +21,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// When it cannot start: nothing is bound then.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let _written_at_the_end = telemetry::start("info");
+    descriptors::raise_limit();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         // Before anybody can see that it is up: a HUP that nobody listens for ends a process.
