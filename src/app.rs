@@ -62,8 +62,13 @@ pub enum StartError {
     #[error(transparent)]
     Journal(#[from] OpenError),
     /// The access log cannot be written.
-    #[error("cannot open access_log: {0}")]
-    AccessLog(io::Error),
+    #[error("cannot open access_log {}: {cause}\nhelp: its folder has to be there, and the user who runs tidegate has to be allowed to write to it", .path.display())]
+    AccessLog {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
     /// A worker ended while it should have served. Its clients lost their connections; the others were drained.
     #[error("worker {0} ended by itself")]
     Worker(usize),
@@ -120,8 +125,8 @@ impl App {
         }
         let listeners = config.listeners.iter().map(|listener| bind(&listener.address, Access::Everyone, "listen"));
         let listeners = listeners.collect::<Result<_, _>>()?;
-        let admin = bind(&config.admin.address, Access::Owner, "admin.address")?;
-        let access_log = config.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
+        let admin = bind(&config.admin.address, Access::Owner, "admin.address".to_owned())?;
+        let access_log = config.access_log.as_ref().map(open_log).transpose()?;
         let (journal, found) = match &config.state_dir {
             Some(state_dir) => Journal::open(state_dir)?,
             None => (Journal::in_memory(), Found::Nothing),
@@ -383,6 +388,29 @@ async fn joined(threads: Vec<JoinHandle<()>>) {
 
 fn count_workers(configured: Option<NonZeroUsize>) -> NonZeroUsize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+}
+
+fn open_log(target: &config::AccessLog) -> Result<(AccessLog, WorkerGuard), StartError> {
+    AccessLog::open(target).map_err(|cause| {
+        let path = match target {
+            config::AccessLog::Stdout => PathBuf::from("stdout"),
+            config::AccessLog::File(path) => path.clone(),
+        };
+        StartError::AccessLog { path, cause }
+    })
+}
+
+/// What descriptors there are, with a word if they are too few for the clients that the config lets in.
+fn shared_out(config: &Config, workers: NonZeroUsize) -> Supply {
+    let supply = Supply::shared_out(workers.get());
+    let (clients, to_backends) = (config.limits.max_connections, config.connections_to_backends());
+    if let (Some(limit), Some(wanted)) = (supply.limit, supply.wanted(clients, to_backends)) {
+        tracing::warn!(
+            "there are {limit} descriptors (ulimit -n), which is enough for {} clients; limits.max_connections of {clients} needs {wanted}",
+            supply.clients(to_backends)
+        );
+    }
+    supply
 }
 
 /// `key` is the one in the config that names the address.

@@ -182,6 +182,34 @@ fn goes_on(mut tidegate: Process, old: &Backend, new: &Backend, with: &str) {
 const LOGGING: &str = "access_log: stdout\n";
 
 #[test]
+fn an_access_log_that_cannot_be_opened_is_told_with_its_path() {
+    let backend = Backend::named("only");
+    let config = format!("access_log: /nowhere/access.log\n{}", single(&backend));
+    let ended = run_to_the_end(&whole(own_address(), own_address(), &config));
+    assert_eq!(ended.status.code(), Some(1));
+    for part in ["access_log /nowhere/access.log", "No such file", "help: its folder has to be there"] {
+        assert!(ended.stderr.contains(part), "{part} is missing: {}", ended.stderr);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_access_log_on_a_full_disk_is_told_once_and_its_lines_are_counted() {
+    let backend = Backend::named("only");
+    let config = format!("access_log: /dev/full\n{SHUTDOWN}{}", single(&backend));
+    let tidegate = Process::start_in_shell("exec 2>told", &config);
+    let mut client = tidegate.client();
+    (0..5).for_each(|_| assert_eq!(client.get("/", &[]).status, 200));
+    eventually("they are counted", || {
+        let mut admin = Client::connect(tidegate.admin);
+        let told = admin.send("GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").answer().text();
+        told.contains("\ntidegate_access_log_dropped_total 5\n")
+    });
+    let told = fs::read_to_string(tidegate.dir.path().join("told")).unwrap();
+    assert_eq!(told.matches("the access log cannot be written").count(), 1, "{told}");
+}
+
+#[test]
 fn full_streams_do_not_stop_it() {
     let (old, new) = (Backend::named("old"), Backend::named("new"));
     let full = || OpenOptions::new().write(true).open("/dev/full").unwrap();
