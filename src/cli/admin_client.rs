@@ -43,6 +43,11 @@ const TOKEN: &str = "TIDEGATE_ADMIN_TOKEN";
 /// The instance if nobody names one.
 pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:9901";
 
+/// What stands behind a command for it to reach the instance at `url`, for somebody who has set no variable.
+pub(super) fn named(url: &str) -> String {
+    if url == DEFAULT_URL { String::new() } else { format!(" --admin {url}") }
+}
+
 /// Which instance is asked.
 #[derive(Clone, Debug, Args)]
 pub(super) struct AdminArgs {
