@@ -18,7 +18,7 @@ use crate::admin;
 use crate::config::{self, Config, ConfigError, ListenAddress};
 use crate::control::controller::{Controller, Memories};
 use crate::control::files::{Files, Nudge, environment};
-use crate::control::in_force::{InForce, Told};
+use crate::control::in_force::{FORGOTTEN, InForce, Told};
 use crate::control::journal::{Found, Journal, OpenError, takes_nothing};
 use crate::control::names::Lookout;
 use crate::control::order::Desk;
@@ -133,7 +133,7 @@ impl App {
         };
         let (in_force, told) = InForce::new(path.to_owned(), config, found, SystemTime::now());
         if let Some(why) = in_force.lost() {
-            tracing::error!("{why}; every rollout is on old until it is resumed");
+            tracing::error!("{why}; every rollout is on old until it is resumed; {FORGOTTEN}");
         }
         Ok(Self { text, in_force, told, journal, listeners, admin, access_log })
     }

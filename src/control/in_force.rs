@@ -436,6 +436,9 @@ fn contradicts(name: &str, refusal: Refusal) -> Refused {
     Refused::Contradicts { rollout: name.to_owned(), refusal }
 }
 
+/// What is forgotten with a state that is lost, besides where rollouts were.
+pub const FORGOTTEN: &str = "maintenance and holds are forgotten, and whom they kept out is served";
+
 /// Maintenance and hold are all that routes and everything have of their own.
 fn change_standing(standing: &mut Standing, order: &Order) -> Result<Vec<Told>, Refused> {
     let change = match order.command.clone() {

@@ -6,6 +6,7 @@ use super::time::{rfc3339, rounded};
 use super::webhook::of_webhook;
 use super::{ConfigStatus, Phase, ReloadStatus, RouteStatus, StateStatus, Status, VERSION, of_rollout, standing};
 use crate::admin::answer::durability;
+use crate::control::in_force::FORGOTTEN;
 use crate::control::overview::{Overview, Reload};
 use crate::snapshot::{NamedRoute, Snapshot};
 
@@ -51,7 +52,7 @@ fn reload(reload: &Reload) -> ReloadStatus {
 
 fn state(overview: &Overview) -> StateStatus {
     let (durable, why) = durability(&overview.journal.durability());
-    StateStatus { durable, why, note: overview.lost().map(str::to_owned) }
+    StateStatus { durable, why, note: overview.lost().map(|why| format!("{why}; {FORGOTTEN}")) }
 }
 
 fn routes(snapshot: &Snapshot) -> Vec<RouteStatus> {
