@@ -89,3 +89,24 @@ fn wrong_usage_is_2_and_a_refusal_is_1() {
         assert!(ended == code && stderr.contains(says), "{words:?} ends with {ended}: {stderr}");
     }
 }
+
+#[test]
+fn the_record_says_which_keys_of_the_file_changed() {
+    let rig = Rig::start();
+    let [old, new] = &rig.backends;
+    let config = format!("workers: 1\nstate_dir: state\n{}", split(new, old, "0", ""));
+    rig.tidegate.edit(&config);
+    eventually("it is on record", || {
+        rig.tidegate.done(&["audit"]).contains("the config file changed: rollout.new, rollout.old")
+    });
+}
+
+#[test]
+fn a_rollback_that_a_file_asks_for_too_is_lifted_there_first() {
+    let rig = Rig::start();
+    std::fs::write(rig.tidegate.dir.path().join("state/ROLLBACK"), "").unwrap();
+    eventually("the file comes first", || {
+        let told = rig.tidegate.done(&["rollback"]);
+        told.contains("to lift it: rm ") && told.ends_with("/state/ROLLBACK, then tidegate resume default\n")
+    });
+}

@@ -3,6 +3,7 @@
 use anyhow::anyhow;
 use http::StatusCode;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::admin_client::{Client, Reply};
 use super::output::harmless;
@@ -19,6 +20,18 @@ pub(super) struct Answer {
     /// If not, why.
     #[serde(default)]
     pub(super) warning: Option<String>,
+    /// The rollout after it, if it was one rollout's.
+    #[serde(default)]
+    pub(super) rollout: Option<Value>,
+}
+
+impl Answer {
+    /// What takes a rollback away that a file asks for: it cannot be resumed before.
+    pub(super) fn asked_by_a_file(&self) -> Option<String> {
+        let latches = self.rollout.as_ref()?["rollback"]["latches"].as_array()?;
+        let mut undo = latches.iter().filter_map(|latch| latch["undo"].as_str());
+        undo.find(|undo| !undo.starts_with("tidegate ")).map(harmless)
+    }
 }
 
 /// One entry of the audit log.

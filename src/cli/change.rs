@@ -71,6 +71,9 @@ impl ChangeArgs {
     }
 }
 
+/// What the next command is for after a rollback.
+pub(super) const TO_LIFT: &str = "to lift it";
+
 /// Runs a verb to its end.
 pub(super) fn block_on<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(verb)
@@ -89,7 +92,10 @@ fn told(answer: &Answer, scope: &Scope, (what_for, command): &(&str, String), ag
         [] => format!("{}: nothing to change, it is so already\n", scope.in_words()),
         changes => changes.iter().map(super::answer::Change::in_a_line).collect(),
     };
-    format!("{changes}{what_for}: {command}{again}\n")
+    match answer.asked_by_a_file() {
+        Some(undo) if *what_for == TO_LIFT => format!("{changes}{what_for}: {undo}, then {command}{again}\n"),
+        _ => format!("{changes}{what_for}: {command}{again}\n"),
+    }
 }
 
 /// What the operator has to know: above all, that the change would not outlive the process.
@@ -134,6 +140,23 @@ mod tests {
         assert_eq!(told(&answer(&json!([entry]), true, None), &scope, &next, " --admin unix:/x"), golden);
         let golden = "ledger: nothing to change, it is so already\nnext: tidegate status ledger\n";
         assert_eq!(told(&answer(&json!([]), true, None), &scope, &next, ""), golden);
+    }
+
+    #[test]
+    fn what_a_file_asks_for_is_lifted_there_first() {
+        let latches = json!([{"undo": "tidegate resume ledger --reason TEXT"}, {"undo": "rm /s/ROLLBACK"}]);
+        let body = json!({"durable": true, "rollout": {"rollback": {"latches": latches}}});
+        let answer: Answer = serde_json::from_value(body).unwrap();
+        let (scope, next) = (Scope::Rollout("ledger".into()), (TO_LIFT, "tidegate resume ledger".to_owned()));
+        let told = told(&answer, &scope, &next, "");
+        assert!(told.ends_with("to lift it: rm /s/ROLLBACK, then tidegate resume ledger\n"), "{told}");
+    }
+
+    #[test]
+    fn a_tag_is_taken_as_the_shell_leaves_it() {
+        for (typed, sent) in [("3-798614ab", "\"3-798614ab\""), ("\"3-798614ab\"", "\"3-798614ab\""), ("*", "*")] {
+            assert_eq!(tag(typed).unwrap(), sent);
+        }
     }
 
     #[test]
