@@ -100,9 +100,12 @@ fn told(answer: &Answer, scope: &Scope, (what_for, command): &(&str, String), ag
 
 /// What the operator has to know: above all, that the change would not outlive the process.
 fn doubt(answer: &Answer) -> Option<String> {
-    let unexplained = "It is in force, but would not survive a restart";
-    let why = answer.warning.as_deref().or((!answer.durable).then_some(unexplained))?;
-    Some(format!("warning: {}", harmless(why)))
+    match (&answer.warning, answer.durable) {
+        (None, true) => None,
+        (Some(why), true) => Some(format!("warning: {}", harmless(why))),
+        (None, false) => Some("warning: in force, but a restart forgets it".to_owned()),
+        (Some(why), false) => Some(format!("warning: in force, but a restart forgets it: {}", harmless(why))),
+    }
 }
 
 #[cfg(test)]
@@ -162,8 +165,9 @@ mod tests {
     #[test]
     fn what_a_restart_would_forget_is_told() {
         assert_eq!(doubt(&answer(&json!([]), true, None)), None);
-        let full = "It is in force, but could not be written down: No space left on device";
-        assert_eq!(doubt(&answer(&json!([]), false, Some(full))).unwrap(), format!("warning: {full}"));
+        let full = "state_dir /s: No space left on device";
+        let told = format!("warning: in force, but a restart forgets it: {full}");
+        assert_eq!(doubt(&answer(&json!([]), false, Some(full))).unwrap(), told);
         assert!(doubt(&answer(&json!([]), false, None)).unwrap().contains("restart"));
     }
 }
