@@ -108,7 +108,8 @@ fn bearer(token: &str) -> anyhow::Result<HeaderValue> {
     }
     let sendable = !token.contains(char::is_whitespace);
     let header = sendable.then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok()).flatten();
-    let mut header = header.context("what stands in it is not one token")?;
+    let mut header =
+        header.context("what stands in it is not one token alone: no `NAME:` before it, and no other line")?;
     header.set_sensitive(true);
     Ok(header)
 }

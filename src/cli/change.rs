@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use serde_json::{Map, Value};
 
 use super::admin_client::{Ask, Client, ClientArgs, Reply};
@@ -20,13 +21,19 @@ pub(super) struct ChangeArgs {
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
     /// Only if nothing has changed since the API told this ETag
-    #[arg(long, value_name = "TAG")]
+    #[arg(long, value_name = "TAG", value_parser = tag)]
     pub if_match: Option<HeaderValue>,
     /// How the answer is written; json is the API's own
     #[arg(short, long, value_enum, default_value_t)]
     pub(super) output: Format,
     #[command(flatten)]
     pub(super) client: ClientArgs,
+}
+
+/// An ETag, also one whose quotes the shell has taken for its own.
+fn tag(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    let is_bare = text != "*" && !text.contains(['"', ',']);
+    if is_bare { HeaderValue::from_str(&format!("\"{text}\"")) } else { HeaderValue::from_str(text) }
 }
 
 /// What is to be done, and what to tell of it.
