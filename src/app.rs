@@ -46,7 +46,7 @@ pub enum StartError {
         /// The address.
         address: ListenAddress,
         /// Where it comes from.
-        key: &'static str,
+        key: String,
         /// Why not.
         cause: io::Error,
     },
@@ -123,7 +123,12 @@ impl App {
         if let Some(state_dir) = &config.state_dir {
             prepare(state_dir).map_err(|cause| StartError::StateDir { path: state_dir.clone(), cause })?;
         }
-        let listeners = config.listeners.iter().map(|listener| bind(&listener.address, Access::Everyone, "listen"));
+        let key = |at| match config.written.get("listeners") {
+            Some(_) => format!("listeners[{at}].address"),
+            None => "listen".to_owned(),
+        };
+        let listeners = config.listeners.iter().enumerate();
+        let listeners = listeners.map(|(at, listener)| bind(&listener.address, Access::Everyone, key(at)));
         let listeners = listeners.collect::<Result<_, _>>()?;
         let admin = bind(&config.admin.address, Access::Owner, "admin.address".to_owned())?;
         let access_log = config.access_log.as_ref().map(open_log).transpose()?;
@@ -414,7 +419,7 @@ fn shared_out(config: &Config, workers: NonZeroUsize) -> Supply {
 }
 
 /// `key` is the one in the config that names the address.
-fn bind(address: &ListenAddress, access: Access, key: &'static str) -> Result<Listener, StartError> {
+fn bind(address: &ListenAddress, access: Access, key: String) -> Result<Listener, StartError> {
     listen::bind(address, access).map_err(|cause| StartError::Bind { address: address.clone(), key, cause })
 }
 

@@ -142,6 +142,26 @@ fn a_port_that_is_taken_is_told_with_its_address_and_its_key() {
 }
 
 #[test]
+fn the_listener_that_cannot_be_had_is_named_as_it_is_written() {
+    let backend = Backend::named("only");
+    let (free, taken) = (own_address(), own_address());
+    let _taker = TcpListener::bind(taken).unwrap();
+    let listeners = format!("listeners: [{{ address: \"{free}\" }}, {{ address: \"{taken}\" }}]\n");
+    let ended =
+        run_to_the_end(&format!("{listeners}admin: {{ address: \"{}\" }}\n{}", own_address(), single(&backend)));
+    assert!(ended.stderr.contains("(config key listeners[1].address)"), "{}", ended.stderr);
+}
+
+#[test]
+fn whoever_starts_it_is_told_how_to_reach_it() {
+    let backend = Backend::named("only");
+    let tidegate = Process::start_in_shell("exec 2>told", &format!("{SHUTDOWN}{}", single(&backend)));
+    let how = format!("try `tidegate status --admin http://{}`", tidegate.admin);
+    let log = tidegate.dir.path().join("told");
+    eventually("it is told", || fs::read_to_string(&log).unwrap().contains(&how));
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_used_is_told() {
     let backend = Backend::named("only");
     let file = tempfile::NamedTempFile::new().unwrap();
