@@ -136,7 +136,10 @@ pub(super) async fn reload(
     let (durable, forgotten) = durability(&overview.journal.durability());
     let restart =
         (!needs_restart.is_empty()).then(|| format!("these change only with a restart: {}", needs_restart.join(", ")));
-    let warnings: Vec<String> = forgotten.into_iter().chain(restart).collect();
+    let snapshot = overview.snapshot.load();
+    let troubles = snapshot.keyring.troubles().iter();
+    let stale = troubles.map(|it| format!("{}: what was read before stays in use: {}", it.path.display(), it.message));
+    let warnings: Vec<String> = forgotten.into_iter().chain(restart).chain(stale).collect();
     let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
     Ok(Json(Reloaded { changes, durable, warning, hash, needs_restart }).into_response())
 }
