@@ -5,6 +5,7 @@
 
 mod check;
 mod de;
+mod difference;
 mod document;
 mod endpoint;
 mod error;
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::difference::changed_keys;
 use self::document::{Document, Format, Place};
 pub use self::endpoint::{Address, Endpoint, Scheme};
 pub use self::error::{ConfigError, Fault};

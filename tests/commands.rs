@@ -7,14 +7,14 @@ use crate::support::{Backend, eventually};
 /// A process with one rollout, `default`, at 0 %, and a memory.
 struct Rig {
     tidegate: Process,
-    _backends: [Backend; 2],
+    backends: [Backend; 2],
 }
 
 impl Rig {
     fn start() -> Self {
         let (old, new) = (Backend::named("old"), Backend::named("new"));
         let config = format!("workers: 1\nstate_dir: state\n{}", split(&old, &new, "0", ""));
-        Self { tidegate: Process::start(&config), _backends: [old, new] }
+        Self { tidegate: Process::start(&config), backends: [old, new] }
     }
 
     fn side_of(&self, user: u32) -> String {
