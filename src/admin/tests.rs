@@ -94,6 +94,7 @@ impl Admin {
             lost: None,
             ending: ending_seen,
             leaving: leaving_seen,
+            addresses: config.listeners.iter().map(|listener| listener.address.clone()).collect(),
             config_path: PathBuf::from("/etc/tidegate.json"),
             state_dir: Some(PathBuf::from("/var/lib/tidegate")),
         }));
