@@ -1,5 +1,7 @@
 //! WebSocket: a handshake that both sides agree to makes a tunnel, nothing else does, and a tunnel ends as it should.
 
+mod tls;
+
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -50,30 +52,40 @@ fn accept(key: &str) -> String {
 /// A backend that agrees, and then does `script`.
 fn agreeable(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Backend {
     Backend::scripted(move |connection| {
-        while let Some(request) = connection.read_request() {
-            if request.header("upgrade").is_none() {
-                connection.write(&ok(&[], b"plain"));
-                continue;
-            }
-            let accept = accept(request.header("sec-websocket-key").unwrap());
-            connection.write(agreeing("").replace(ACCEPT, &accept).as_bytes());
-            return script(connection);
+        if agrees(connection) {
+            script(connection);
         }
     })
 }
 
+/// Answers requests until one asks for WebSocket, and agrees to that. False if none does.
+fn agrees(connection: &mut Connection) -> bool {
+    while let Some(request) = connection.read_request() {
+        if request.header("upgrade").is_none() {
+            connection.write(&ok(&[], b"plain"));
+            continue;
+        }
+        let accept = accept(request.header("sec-websocket-key").unwrap());
+        connection.write(agreeing("").replace(ACCEPT, &accept).as_bytes());
+        return true;
+    }
+    false
+}
+
 /// A backend that sends back whatever it is sent.
 fn echo() -> Backend {
-    agreeable(|connection| {
-        loop {
-            let waiting = connection.peek().len();
-            let bytes = connection.bytes(waiting.max(1));
-            if bytes.is_empty() {
-                return;
-            }
-            connection.write(&bytes);
+    agreeable(send_back)
+}
+
+fn send_back(connection: &mut Connection) {
+    loop {
+        let waiting = connection.peek().len();
+        let bytes = connection.bytes(waiting.max(1));
+        if bytes.is_empty() {
+            return;
         }
-    })
+        connection.write(&bytes);
+    }
 }
 
 /// A client whose tunnel is open.
