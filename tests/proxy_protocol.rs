@@ -29,6 +29,9 @@ fn binary(command: u8, family: u8, said: &[u8]) -> Vec<u8> {
 
 const FOUR: [u8; 12] = [192, 0, 2, 7, 192, 0, 2, 1, 0xdc, 0x04, 0x01, 0xbb];
 
+/// The extension with the checksum of a header that holds [`FOUR`] and this, and nothing else.
+const CHECKSUM: [u8; 7] = [0x03, 0, 4, 0xa2, 0xaa, 0x7a, 0xe9];
+
 #[test]
 fn the_backend_hears_of_the_client_that_the_header_names() {
     let backend = Backend::named("old");
@@ -41,6 +44,7 @@ fn the_backend_hears_of_the_client_that_the_header_names() {
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
         (binary(0x21, 0x11, &FOUR), "192.0.2.7"),
         (binary(0x21, 0x11, &[&FOUR[..], &[0xea, 0, 3, b'a', b'b', b'c']].concat()), "192.0.2.7"),
+        (binary(0x21, 0x11, &[&FOUR[..], &CHECKSUM].concat()), "192.0.2.7"),
         (binary(0x21, 0x21, &six), "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd"),
         (binary(0x21, 0x31, &[0; 216]), "127.0.0.1"),
         (binary(0x20, 0x00, &[]), "127.0.0.1"),
@@ -112,6 +116,8 @@ fn a_header_that_is_none_closes_the_connection() {
         binary(0x31, 0x11, &FOUR),
         binary(0x21, 0x12, &FOUR),
         binary(0x21, 0x11, &FOUR[..8]),
+        binary(0x21, 0x11, &[&FOUR[..], &[0xea, 0, 3, b'a', b'b']].concat()),
+        binary(0x21, 0x11, &[&FOUR[..], &CHECKSUM[..6], &[CHECKSUM[6] ^ 1]].concat()),
         b"\x16\x03\x01\x02\x00".to_vec(),
     ] {
         let mut client = tidegate.client();

@@ -581,6 +581,42 @@ fn what_a_stream_carries_early_waits_and_what_is_declined_is_lost() {
 }
 
 #[test]
+fn a_refusal_reaches_whoever_asked_as_it_is() {
+    for (status, told) in [
+        ("204 No Content", ""),
+        ("302 Found", "elsewhere"),
+        ("401 Unauthorized", "who are you?"),
+        ("403 Forbidden", "not you"),
+        ("404 Not Found", "not here"),
+        ("426 Upgrade Required", "another version"),
+        ("503 Service Unavailable", "later"),
+    ] {
+        let length = if told.is_empty() { String::new() } else { format!("content-length: {}\r\n", told.len()) };
+        let backend = Backend::saying(format!("HTTP/1.1 {status}\r\nx-own: 1\r\n{length}\r\n{told}"));
+        let behind = Tidegate::before(&backend);
+        let chain = over(behind.address, "h2");
+        let is_success = status.starts_with('2');
+        for (tidegate, expected) in [(&behind, &status[..3]), (&chain, if is_success { "502" } else { &status[..3] })] {
+            let answer = tidegate.tell(asking(""));
+            assert_eq!(answer.status.to_string(), expected, "{status}");
+            assert!(
+                is_success || (answer.text(), answer.header("x-own")) == (told.to_owned(), Some("1")),
+                "{answer:?}"
+            );
+        }
+        for tidegate in [&behind, &chain] {
+            let asking = foreign::python("websocket_h2.py", &[&tidegate.address.to_string(), "echo"]);
+            let said = foreign::done(asking, LIMIT);
+            match is_success {
+                // On a stream every success is an agreement (RFC 8441 §5.1, RFC 9110 §9.3.6), and this is none.
+                true => assert!(said.starts_with("502 "), "{status}: {said}"),
+                false => assert_eq!(said.trim_end(), format!("{} {told}", &status[..3])),
+            }
+        }
+    }
+}
+
+#[test]
 fn no_other_protocol_is_spoken_over_a_stream() {
     let backend = echo();
     let tidegate = Tidegate::before(&backend);

@@ -556,6 +556,9 @@ pub struct SideStatus {
     pub healthy: usize,
     /// Endpoints.
     pub endpoints: usize,
+    /// Whether they are looked at (`health` in the config); if not, only failed requests can speak against them.
+    #[serde(default)]
+    pub checked: bool,
     /// Each of them.
     #[serde(default)]
     pub endpoint_list: Vec<EndpointStatus>,

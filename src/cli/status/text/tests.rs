@@ -19,6 +19,7 @@ fn side(backend: &str, per_second: f64, latency_ms: Option<Latency>) -> SideStat
         inflight: 3,
         healthy: 2,
         endpoints: 2,
+        checked: true,
         endpoint_list: vec![],
         connections: 7,
         max_connections: 1024,
@@ -62,6 +63,14 @@ fn a_side_with_trouble_says_what_it_is() {
   17 requests for new waiting: 1024 of 1024 connections are open
 ";
     assert!(shown.contains(told), "{shown}");
+}
+
+#[test]
+fn endpoints_that_nobody_looks_at_are_said_to_be_so() {
+    let mut rollout = rollout("ledger");
+    rollout.sides.new = SideStatus { checked: false, ..with_trouble() };
+    let told = "  only 1 of 2 endpoints of new are well; not checked (no health in the config)\n";
+    assert!(shown(&status(vec![rollout])).contains(told));
 }
 
 fn rollout(name: &str) -> RolloutStatus {
