@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::process::{Process, own_address, run_to_the_end, whole};
 use crate::support::proxy::{single, split};
-use crate::support::{Backend, Client, eventually};
+use crate::support::{Backend, Client, Gate, eventually};
 
 /// No delay at the end.
 const SHUTDOWN: &str = "workers: 2\nshutdown: { readiness_delay: 0s, drain_timeout: 60s }\n";

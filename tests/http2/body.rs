@@ -225,10 +225,8 @@ fn a_stream_that_a_client_takes_back_is_taken_back_from_the_backend() {
                     }
                     upload.send_reset(Reason::CANCEL);
                     let since = Instant::now();
-                    eventually_here(&format!("{path} has ended, uploading {uploading}, {config}"), || {
-                        running() == 0.0
-                    })
-                    .await;
+                    eventually_here(&format!("{path} has ended, uploading {uploading}, {config}"), || running() == 0.0)
+                        .await;
                     if config.contains("h2") {
                         assert_eq!(http2.open_connections(), 1, "the others' connection goes on");
                     } else {
