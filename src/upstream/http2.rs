@@ -11,17 +11,18 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, Reason, SendStream};
+use h2::{Reason, SendStream};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Bytes, Frame};
 use tokio::task::{spawn_local, unconstrained};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::http1::AbortOnDrop;
 use super::incoming::{BrokenOff, Incoming, Received};
 use super::passage::Passage;
+use super::vigil::{Heard, Patience, Presence, Vigil};
 use super::{Answered, Duplex, Fault, SendError, Socket};
 use crate::capacity::Slot;
 
@@ -35,10 +36,8 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 const SEND_BUFFER: usize = 64 << 10;
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
-/// How often a backend whose connection is in use is asked whether it is still there.
-const PING_EVERY: Duration = Duration::from_secs(30);
-/// How long it may take to say so.
-const PONG_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether the backend is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A connection to a backend that requests share.
 #[derive(Debug)]
@@ -53,8 +52,8 @@ pub(super) struct Connection {
 struct State {
     /// Streams in use.
     streams: Cell<usize>,
-    /// It is over.
-    ended: Cell<bool>,
+    /// It takes no more requests: it is over, or the backend does not say that it is still there.
+    closed: Cell<bool>,
     /// When the last stream ended, or when it was made.
     idle_since: Cell<Instant>,
 }
@@ -71,6 +70,9 @@ impl Connection {
         max_header_size: usize,
         slot: Slot,
     ) -> Result<Self, h2::Error> {
+        socket.mind_silence();
+        let socket = Heard::new(socket);
+        let signs = socket.signs();
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -86,9 +88,11 @@ impl Connection {
             Poll::Pending => Poll::Pending,
         })
         .await?;
-        let (streams, ended, idle_since) = (Cell::new(0), Cell::new(false), Cell::new(Instant::now()));
-        let state = Rc::new(State { streams, ended, idle_since });
-        spawn_local(unconstrained(drive(connection, Rc::clone(&state), slot)));
+        let now = Instant::now();
+        let state = Rc::new(State { streams: Cell::new(0), closed: Cell::new(false), idle_since: Cell::new(now) });
+        let pings = connection.ping_pong().expect("nobody has asked for it before");
+        let vigil = Vigil::new(pings, signs, Patience::WITH_BACKEND, now);
+        spawn_local(unconstrained(drive(connection, vigil, Rc::clone(&state), slot)));
         Ok(Self { sender, scheme, state })
     }
 
@@ -117,7 +121,7 @@ impl Connection {
         }))
     }
 
-    /// Whether it takes more requests: it lives, and the backend has not said that it is going away.
+    /// Whether it takes more requests: it lives, as far as is known, and the backend has not said that it is going away.
     pub(super) fn is_open(&self) -> bool {
         self.open_sender().is_some()
     }
@@ -125,7 +129,7 @@ impl Connection {
     fn open_sender(&self) -> Option<SendRequest<Bytes>> {
         let mut sender = self.sender.clone();
         let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
-        (!self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
+        (!self.state.closed.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
     }
 
     /// Since when nobody has used it; `None` while somebody does.
@@ -135,25 +139,33 @@ impl Connection {
 }
 
 /// Reads and writes for all streams until the connection ends: by itself, once nobody can use it any more.
-async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<State>, slot: Slot) {
-    let pings = connection.ping_pong().expect("nobody has asked for it before");
-    let mut silence = pin!(silence(pings, &state));
+async fn drive(
+    mut connection: h2::client::Connection<Heard<Socket>, Bytes>,
+    vigil: Vigil,
+    state: Rc<State>,
+    slot: Slot,
+) {
+    let mut gone = pin!(gone(vigil, &state));
     poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-        Poll::Pending => silence.as_mut().poll(cx),
+        Poll::Pending => gone.as_mut().poll(cx),
         Poll::Ready(_whoever_waits_is_told) => Poll::Ready(()),
     })
     .await;
-    state.ended.set(true);
+    state.closed.set(true);
     drop(connection); // first: whoever gets the slot may open another one at once
     drop(slot);
 }
 
-/// Ends when the other side is not there any more: it owes an answer, and does not even answer a ping (RFC 9113 §6.7).
-async fn silence(mut pings: PingPong, state: &State) {
+/// Ends when the other side is not there any more. As soon as that is in doubt, requests that have not begun go elsewhere: those
+/// that have may still be answered.
+async fn gone(mut vigil: Vigil, state: &State) {
     loop {
-        sleep(PING_EVERY).await;
-        if state.streams.get() > 0 && !matches!(timeout(PONG_WITHIN, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
-            return;
+        sleep(LOOK_EVERY).await;
+        let is_used = state.streams.get() > 0;
+        match poll_fn(|cx| Poll::Ready(vigil.look(cx, Instant::now(), is_used))).await {
+            Presence::Likely => {}
+            Presence::Doubtful => state.closed.set(true),
+            Presence::Gone => return,
         }
     }
 }
