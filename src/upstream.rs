@@ -27,4 +27,4 @@ pub use passage::Passage;
 pub use pool::{Lease, Pool};
 pub use silence::mind_silence;
 pub use socket::Socket;
-pub use vigil::{Heard, Patience, Presence, Vigil};
+pub use vigil::{Demand, Heard, Patience, Presence, Vigil};

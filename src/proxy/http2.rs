@@ -31,7 +31,7 @@ use super::tunnel::Tunnel;
 use super::watch::{Opened, Wait, Watch};
 use crate::config::Limits;
 use crate::policy::grpc::Status;
-use crate::upstream::{Duplex, Heard, Incoming, Patience, Presence, Vigil};
+use crate::upstream::{Demand, Duplex, Heard, Incoming, Patience, Presence, Vigil};
 
 /// How a client begins that speaks HTTP/2 without having asked (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -117,7 +117,7 @@ impl Serving<'_> {
                     let now = Instant::now();
                     watch.stop_waiting();
                     watch.look_over_streams(now);
-                    if self.vigil.look(cx, now, true) == Presence::Gone {
+                    if self.vigil.look(cx, now, Demand::Running) == Presence::Gone {
                         return Poll::Ready(());
                     }
                 }

@@ -22,7 +22,7 @@ use tokio::time::{Instant, sleep};
 use super::http1::AbortOnDrop;
 use super::incoming::{BrokenOff, Incoming, Received};
 use super::passage::Passage;
-use super::vigil::{Heard, Patience, Presence, Vigil};
+use super::vigil::{Demand, Heard, Patience, Presence, Vigil};
 use super::{Answered, Duplex, Fault, SendError, Socket};
 use crate::capacity::Slot;
 
@@ -52,6 +52,8 @@ pub(super) struct Connection {
 struct State {
     /// Streams in use.
     streams: Cell<usize>,
+    /// One has begun since it was last looked whether the backend is there.
+    has_begun: Cell<bool>,
     /// It takes no more requests: it is over, or the backend does not say that it is still there.
     closed: Cell<bool>,
     /// When the last stream ended, or when it was made.
@@ -89,7 +91,8 @@ impl Connection {
         })
         .await?;
         let now = Instant::now();
-        let state = Rc::new(State { streams: Cell::new(0), closed: Cell::new(false), idle_since: Cell::new(now) });
+        let (streams, has_begun, closed) = (Cell::new(0), Cell::new(false), Cell::new(false));
+        let state = Rc::new(State { streams, has_begun, closed, idle_since: Cell::new(now) });
         let pings = connection.ping_pong().expect("nobody has asked for it before");
         let vigil = Vigil::new(pings, signs, Patience::WITH_BACKEND, now);
         spawn_local(unconstrained(drive(connection, vigil, Rc::clone(&state), slot)));
@@ -108,6 +111,7 @@ impl Connection {
         }
         let sender = self.open_sender()?;
         self.state.streams.set(self.state.streams.get() + 1);
+        self.state.has_begun.set(true);
         Some(Box::new(Stream {
             sender,
             scheme: self.scheme.clone(),
@@ -161,8 +165,12 @@ async fn drive(
 async fn gone(mut vigil: Vigil, state: &State) {
     loop {
         sleep(LOOK_EVERY).await;
-        let is_used = state.streams.get() > 0;
-        match poll_fn(|cx| Poll::Ready(vigil.look(cx, Instant::now(), is_used))).await {
+        let demand = match (state.has_begun.take(), state.streams.get()) {
+            (_, 0) => Demand::Nothing,
+            (true, _) => Demand::More,
+            (false, _) => Demand::Running,
+        };
+        match poll_fn(|cx| Poll::Ready(vigil.look(cx, Instant::now(), demand))).await {
             Presence::Likely => {}
             Presence::Doubtful => state.closed.set(true),
             Presence::Gone => return,

@@ -25,10 +25,21 @@ const PONG: u64 = 17;
 /// How long silence is put up with before anybody asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Patience {
-    /// After the peer has said something.
+    /// After the peer has said something; and once more, if a request has begun since it was asked.
     first: Duration,
-    /// After it has said nothing but that it is there.
+    /// While it says nothing but that it is there.
     again: Duration,
+}
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Demand {
+    /// Nothing: nobody needs to know whether the peer is there.
+    Nothing,
+    /// Requests run.
+    Running,
+    /// Requests run, and one has begun since this was last said.
+    More,
 }
 
 impl Patience {
@@ -47,10 +58,9 @@ struct Silence {
     lasts: Duration,
     /// How long ago it was asked, if it has not answered that.
     asked: Option<Duration>,
-    /// It has said nothing but that it is there since it was asked for the first time.
-    is_known: bool,
-    /// It is waited for: requests run.
-    matters: bool,
+    /// How often it was asked since it has said something else than that it is there.
+    asks: u32,
+    demand: Demand,
 }
 
 /// What follows from that.
@@ -64,11 +74,14 @@ enum Step {
 
 impl Silence {
     fn step(self, patience: Patience) -> Step {
-        let patience = if self.is_known { patience.again } else { patience.first };
+        let patience = match (self.asks, self.demand) {
+            (0, _) | (1, Demand::More) => patience.first,
+            _ => patience.again,
+        };
         match self.asked.map(|asked| asked.min(self.lasts)) {
             Some(unanswered) if unanswered >= GIVE_UP_AFTER => Step::GiveUp,
             Some(unanswered) if unanswered >= DOUBT_AFTER => Step::Doubt,
-            None if self.matters && self.lasts >= patience => Step::Ask,
+            None if self.demand != Demand::Nothing && self.lasts >= patience => Step::Ask,
             Some(_) | None => Step::Wait,
         }
     }
@@ -94,35 +107,44 @@ pub struct Vigil {
     came: u64,
     heard_at: Instant,
     asked_at: Option<Instant>,
-    is_known: bool,
+    asks: u32,
+    /// A request has begun since it was asked.
+    is_wanted_anew: bool,
 }
 
 impl Vigil {
     /// Over the connection that sends these `pings`; `signs` are those of its socket. It begins at `now`.
     #[must_use]
     pub fn new(pings: PingPong, signs: Rc<Signs>, patience: Patience, now: Instant) -> Self {
-        Self { pings, signs, patience, came: 0, heard_at: now, asked_at: None, is_known: false }
+        Self { pings, signs, patience, came: 0, heard_at: now, asked_at: None, asks: 0, is_wanted_anew: false }
     }
 
-    /// Whether the peer is still there at `now`. It may be asked for that, if it `matters`: requests run. Several looks in
+    /// Whether the peer is still there at `now`. If there is a `demand`, it may be asked for that. Several looks in
     /// [`DOUBT_AFTER`] are soon enough. The task of `cx`, which drives the connection, is woken when an answer comes.
-    pub fn look(&mut self, cx: &mut Context<'_>, now: Instant, matters: bool) -> Presence {
+    pub fn look(&mut self, cx: &mut Context<'_>, now: Instant, demand: Demand) -> Presence {
         self.listen(now);
         if self.asked_at.is_some() && self.pings.poll_pong(cx).is_ready() {
             self.asked_at = None;
         }
-        let lasts = now.saturating_duration_since(self.heard_at);
-        let asked = self.asked_at.map(|asked_at| now.saturating_duration_since(asked_at));
-        match (Silence { lasts, asked, is_known: self.is_known, matters }).step(self.patience) {
+        match self.silence(now, demand).step(self.patience) {
             Step::Wait => Presence::Likely,
             Step::Ask => {
-                self.asked_at = Some(now);
-                self.is_known = true;
+                (self.asked_at, self.asks, self.is_wanted_anew) = (Some(now), self.asks + 1, false);
                 let _the_connection_says_if_it_has_ended = self.pings.send_ping(Ping::opaque());
                 Presence::Likely
             }
             Step::Doubt => Presence::Doubtful,
             Step::GiveUp => Presence::Gone,
+        }
+    }
+
+    fn silence(&mut self, now: Instant, demand: Demand) -> Silence {
+        self.is_wanted_anew |= demand == Demand::More;
+        Silence {
+            lasts: now.saturating_duration_since(self.heard_at),
+            asked: self.asked_at.map(|asked_at| now.saturating_duration_since(asked_at)),
+            asks: self.asks,
+            demand: if demand == Demand::Running && self.is_wanted_anew { Demand::More } else { demand },
         }
     }
 
@@ -134,7 +156,9 @@ impl Vigil {
             self.heard_at = now;
         }
         let is_pong = more == PONG && self.asked_at.is_some();
-        self.is_known &= more == 0 || is_pong;
+        if more > 0 && !is_pong {
+            (self.asks, self.is_wanted_anew) = (0, false);
+        }
     }
 }
 
@@ -231,7 +255,8 @@ mod tests {
         let (mut asked_at, mut told) = (None, Vec::new());
         for now in 0..until {
             let asked = asked_at.map(|at| Duration::from_secs(now - at));
-            let silence = Silence { lasts: Duration::from_secs(now), asked, is_known: false, matters: matters(now) };
+            let demand = if matters(now) { Demand::Running } else { Demand::Nothing };
+            let silence = Silence { lasts: Duration::from_secs(now), asked, asks: 0, demand };
             let step = silence.step(patience);
             if told.last().map_or(Step::Wait, |(_, last)| *last) != step {
                 told.push((now, step));
@@ -270,7 +295,7 @@ mod tests {
     fn what_has_been_heard_since_counts_as_much_as_an_answer() {
         let at = |lasts, asked| {
             let (lasts, asked) = (Duration::from_secs(lasts), Some(Duration::from_secs(asked)));
-            Silence { lasts, asked, is_known: true, matters: true }.step(Patience::WITH_CLIENT)
+            Silence { lasts, asked, asks: 1, demand: Demand::Running }.step(Patience::WITH_CLIENT)
         };
         assert_eq!([at(0, 100), at(1, 100)], [Step::Wait; 2]);
         assert_eq!([at(2, 100), at(29, 100), at(100, 29)], [Step::Doubt; 3]);
@@ -279,17 +304,21 @@ mod tests {
 
     #[test]
     fn who_is_known_to_be_there_is_asked_as_rarely_as_servers_of_grpc_want() {
-        let asks = |patience, is_known, secs| {
+        let asks = |patience, asks, demand, secs| {
             let lasts = Duration::from_secs(secs);
-            Silence { lasts, asked: None, is_known, matters: true }.step(patience) == Step::Ask
+            Silence { lasts, asked: None, asks, demand }.step(patience) == Step::Ask
         };
-        for (patience, is_known, first) in [
-            (Patience::WITH_CLIENT, false, 20),
-            (Patience::WITH_CLIENT, true, 20),
-            (Patience::WITH_BACKEND, false, 5),
-            (Patience::WITH_BACKEND, true, 330),
+        for (patience, times, demand, first) in [
+            (Patience::WITH_CLIENT, 0, Demand::Running, 20),
+            (Patience::WITH_CLIENT, 9, Demand::Running, 20),
+            (Patience::WITH_BACKEND, 0, Demand::Running, 5),
+            (Patience::WITH_BACKEND, 0, Demand::More, 5),
+            (Patience::WITH_BACKEND, 1, Demand::Running, 330),
+            (Patience::WITH_BACKEND, 1, Demand::More, 5),
+            (Patience::WITH_BACKEND, 2, Demand::More, 330),
         ] {
-            assert!(asks(patience, is_known, first) && !asks(patience, is_known, first - 1), "{patience:?} {is_known}");
+            let asks = |secs| asks(patience, times, demand, secs);
+            assert!(asks(first) && !asks(first - 1), "{patience:?} {times} {demand:?}");
         }
     }
 
@@ -297,6 +326,7 @@ mod tests {
     struct Scene {
         connection: h2::server::Connection<Heard<tokio::io::DuplexStream>, bytes::Bytes>,
         vigil: Vigil,
+        demand: Demand,
         peer: tokio::io::DuplexStream,
     }
 
@@ -309,7 +339,7 @@ mod tests {
             let mut connection = h2::server::handshake(socket).await.unwrap();
             let pings = connection.ping_pong().unwrap();
             let vigil = Vigil::new(pings, signs, Patience::WITH_BACKEND, Instant::now());
-            Self { connection, vigil, peer }
+            Self { connection, vigil, demand: Demand::Running, peer }
         }
 
         /// Looks so many seconds later.
@@ -317,7 +347,7 @@ mod tests {
             tokio::time::advance(Duration::from_secs(seconds)).await;
             std::future::poll_fn(|cx| {
                 let _nobody_asks = self.connection.poll_accept(cx);
-                let presence = self.vigil.look(cx, Instant::now(), true);
+                let presence = self.vigil.look(cx, Instant::now(), self.demand);
                 let _what_it_asks_goes_out = self.connection.poll_accept(cx);
                 Poll::Ready(presence)
             })
@@ -355,6 +385,12 @@ mod tests {
         assert_eq!(scene.look_in(2).await, Presence::Doubtful);
         scene.answer(pings[0]).await;
         assert_eq!(scene.look_in(100).await, Presence::Likely);
+        assert_eq!((scene.look_in(200).await, scene.pings().await.len()), (Presence::Likely, 0));
+        scene.demand = Demand::More; // a request has begun: once more, it is worth it
+        assert_eq!(scene.look_in(1).await, Presence::Likely);
+        let pings = scene.pings().await;
+        scene.answer(pings[0]).await;
+        assert_eq!(scene.look_in(1).await, Presence::Likely);
         assert_eq!((scene.look_in(300).await, scene.pings().await.len()), (Presence::Likely, 0));
         scene.peer.write_all(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1]).await.unwrap(); // more room for us
         assert_eq!((scene.look_in(1).await, scene.pings().await.len()), (Presence::Likely, 0));
