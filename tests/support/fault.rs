@@ -176,7 +176,7 @@ async fn join(here: TcpStream, there: SocketAddr, plan: watch::Receiver<Plan>, c
             for to in [&going.to, &coming.to] {
                 vanish(to.as_ref());
             }
-            std::future::pending().await // holding both, until the line ends
+            std::future::pending::<()>().await; // holding both, until the line ends
         }
     }
 }
