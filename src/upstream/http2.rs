@@ -166,8 +166,8 @@ async fn gone(mut vigil: Vigil, state: &State) {
     loop {
         sleep(LOOK_EVERY).await;
         let demand = match (state.has_begun.take(), state.streams.get()) {
-            (_, 0) => Demand::Nothing,
-            (true, _) => Demand::More,
+            (true, _) => Demand::More, // be it that it has not been waited for
+            (false, 0) => Demand::Nothing,
             (false, _) => Demand::Running,
         };
         match poll_fn(|cx| Poll::Ready(vigil.look(cx, Instant::now(), demand))).await {

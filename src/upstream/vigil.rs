@@ -119,8 +119,8 @@ impl Vigil {
         Self { pings, signs, patience, came: 0, heard_at: now, asked_at: None, asks: 0, is_wanted_anew: false }
     }
 
-    /// Whether the peer is still there at `now`. If there is a `demand`, it may be asked for that. Several looks in
-    /// [`DOUBT_AFTER`] are soon enough. The task of `cx`, which drives the connection, is woken when an answer comes.
+    /// Whether the peer is still there at `now`. If there is a `demand`, it may be asked for that. To look once a
+    /// second is often enough. The task of `cx`, which drives the connection, is woken when an answer comes.
     pub fn look(&mut self, cx: &mut Context<'_>, now: Instant, demand: Demand) -> Presence {
         self.listen(now);
         if self.asked_at.is_some() && self.pings.poll_pong(cx).is_ready() {
