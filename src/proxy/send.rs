@@ -163,7 +163,7 @@ const READ_FOR_ONE_OF_MANY: u64 = (32 << 10) - 1;
 /// `te` (RFC 9113 §8.2.2).
 fn prepare(request: &mut Request<RequestBody>, channel: &Channel<RequestBody>, pool: &Pool) {
     match channel {
-        Channel::Http2(_) => request.body_mut().keep_for_another_try(KEPT_FOR_ANOTHER_TRY),
+        Channel::Http2(_) => drop(request.body_mut().keep(KEPT_FOR_ANOTHER_TRY)),
         Channel::Http1(_) if pool.endpoint().may_speak_http2() => drop(request.headers_mut().remove(TE)),
         Channel::Http1(_) => {}
     }

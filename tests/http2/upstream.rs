@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use h2::Reason;
-use http::{Method, Response};
+use h2::server::SendResponse;
+use http::{HeaderMap, Method, Response};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
@@ -189,6 +191,67 @@ fn a_refused_body_is_sent_again_as_long_as_all_of_it_is_here() {
     let head = format!("POST / HTTP/1.1\r\nhost: service\r\ncontent-length: {length}\r\n\r\n");
     let answer = tidegate.client().send(head).send(vec![b'a'; length]).answer();
     assert!(matches!((answer.status, streams.load(SeqCst)), (502, 1) | (200, 2)), "{answer:?}");
+}
+
+/// A backend that reads requests to their end, ends the first `failures` of them like this, and answers the others with all that
+/// came.
+fn that_reads_all(
+    failures: usize,
+    fail: impl Fn(&mut SendResponse<Bytes>) + Copy + Send + Sync + 'static,
+) -> http2::Backend {
+    let streams = Arc::new(AtomicUsize::new(0));
+    http2::Backend::doing(move |mut exchange: Exchange| {
+        let fails = streams.fetch_add(1, SeqCst) < failures;
+        async move {
+            let body = http2::read_all(&mut exchange.body).await.unwrap();
+            let trailers = exchange.body.trailers().await.unwrap().unwrap_or_default();
+            if fails {
+                return fail(&mut exchange.respond);
+            }
+            exchange.answer(format!("{}{trailers:?}", String::from_utf8_lossy(&body))).await;
+        }
+    })
+}
+
+/// What is answered to a call with this body and trailers, the second time that it is sent.
+fn ask_with_trailers(tidegate: &Tidegate, body: &'static str) -> http2::Answer {
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        let lines = [("content-type", "application/grpc"), ("te", "trailers"), ("idempotency-key", "42")];
+        let (response, mut upload) = client.begin(request(Method::POST, "/", &lines), false).await;
+        http2::send(&mut upload, body.into(), false).await.unwrap();
+        upload.send_trailers(HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())])).unwrap();
+        http2::read(response.await.unwrap()).await.unwrap()
+    })
+}
+
+#[test]
+fn what_is_refused_after_its_end_is_sent_again_with_its_trailers() {
+    for body in ["", "hello"] {
+        let backend = that_reads_all(1, |respond| respond.send_reset(Reason::REFUSED_STREAM));
+        let tidegate = Tidegate::start_whole(&before(&format!("http://{}", backend.address), ""));
+        assert_eq!(ask_with_trailers(&tidegate, body).text(), format!("{body}{{\"x-sum\": \"1\"}}"));
+        assert_eq!(backend.heads().len(), 2);
+    }
+}
+
+#[test]
+fn what_old_is_asked_by_a_shield_has_its_trailers() {
+    for body in ["", "hello"] {
+        let fails = |respond: &mut SendResponse<Bytes>| {
+            let _it_may_be_gone = respond.send_response(Response::builder().status(500).body(()).unwrap(), true);
+        };
+        let (old, new) = (that_reads_all(0, fails), that_reads_all(1, fails));
+        let side = |backend: &http2::Backend| format!("{{ endpoints: ['http://{}'], protocol: h2 }}", backend.address);
+        let tidegate = Tidegate::start(&format!(
+            "backends: {{ v1: {}, v2: {} }}\n\
+             rollout: {{ old: v1, new: v2, key: header:x-user-id, percent: 100, on_missing: new, shield: {{}} }}\n",
+            side(&old),
+            side(&new)
+        ));
+        assert_eq!(ask_with_trailers(&tidegate, body).text(), format!("{body}{{\"x-sum\": \"1\"}}"));
+        assert_eq!((new.heads().len(), old.heads().len()), (1, 1));
+    }
 }
 
 #[test]
