@@ -95,7 +95,7 @@ pub(super) async fn send(
         };
         attempt.begun = at;
         let is_stream = matches!(channel, Channel::Http2(_));
-        let may_go_elsewhere = if is_stream { refusals < MAX_REFUSALS } else { channel.is_reused() };
+        let was_kept = channel.is_reused();
         prepare(&mut request, &channel, pool.pool());
         channel.read_at_once(if report.client.watch.is_stream() { READ_FOR_ONE_OF_MANY } else { READ_FOR_ONE });
         if let Some(wish) = attempt.wish {
@@ -113,10 +113,11 @@ pub(super) async fn send(
                 link.answered(response.status().as_u16());
                 return receive(report, attempt, response, link);
             }
-            Err(Trouble::Unsent(_, request)) if may_go_elsewhere => {
-                refusals += usize::from(is_stream);
+            Err(Trouble::Unsent(Failure::Refused, request)) if group.may_ask_again(refusals, stale) => {
+                refusals += 1;
                 *request
             }
+            Err(Trouble::Unsent(_, request)) if was_kept => *request,
             Err(Trouble::Unsent(failure, request)) => {
                 link.pool().blame(failure);
                 return Err(unsent(report, failure, request));
@@ -124,7 +125,9 @@ pub(super) async fn send(
             Err(Trouble::Backend(failure)) => {
                 link.pool().blame(failure);
                 drop(link); // its place is free for the next one
-                let spare = spare.filter(|_| failure == Failure::Stale && group.may_retry(failure, stale));
+                let spare = spare.filter(|_| {
+                    failure == Failure::Stale && group.may_retry(failure, stale + refusals.saturating_sub(1))
+                });
                 let Some(spare) = spare else { return Err(failed(report, failure)) };
                 stale += 1;
                 *spare
@@ -147,9 +150,6 @@ fn spare(request: &Request<RequestBody>, upload: Option<&Rc<Upload>>) -> Option<
     copy.headers_mut().clone_from(request.headers());
     Some(Box::new(copy))
 }
-
-/// How often a request that a backend has refused to look at is sent once more.
-const MAX_REFUSALS: usize = 2;
 
 /// Bytes of a request body that are kept while a backend may still refuse to look at it.
 const KEPT_FOR_ANOTHER_TRY: usize = 16 << 10;
@@ -224,6 +224,7 @@ async fn await_head(
         None => Err(Trouble::Backend(if is_overdue(report) { Failure::Grpc } else { Failure::ResponseTimeout })),
         Some(Ok(response)) => Ok(response),
         Some(Err(SendError { fault, unsent })) => match unsent.and_then(from_the_beginning) {
+            Some(request) if fault == Fault::Refused => Err(Trouble::Unsent(Failure::Refused, request)),
             Some(request) => Err(Trouble::Unsent(Failure::Reset, request)),
             None => Err(diagnose(link, fault, race.is_some())),
         },
@@ -267,6 +268,7 @@ fn diagnose(link: &Link, fault: Fault, may_be_closing: bool) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
         _ if fault == Fault::Malformed => Trouble::Backend(Failure::Malformed),
+        _ if fault == Fault::Refused => Trouble::Backend(Failure::Refused),
         _ if may_be_closing && !link.channel.has_answered() => Trouble::Backend(Failure::Stale),
         _ => Trouble::Backend(Failure::Reset),
     }
@@ -358,6 +360,9 @@ fn of_backend(failure: Failure) -> Refusal {
         }
         Failure::Reset | Failure::Stale => {
             (StatusCode::BAD_GATEWAY, "connection_terminated", "The backend closed the connection.")
+        }
+        Failure::Refused => {
+            (StatusCode::BAD_GATEWAY, "connection_terminated", "The backend would not look at the request.")
         }
         Failure::OwnLimit => {
             (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached", "No more connections can be opened.")

@@ -41,6 +41,8 @@ pub enum Fault {
     Malformed,
     /// The connection or the stream ended.
     Ended,
+    /// The backend would not look at the stream.
+    Refused,
 }
 
 impl<B> SendError<B> {

@@ -112,6 +112,18 @@ where
         true
     }
 
+    /// Whether a request that a backend would not look at may be sent once more, after that was so `refusals` times before and it
+    /// was sent so many times more for other reasons. If so, that is counted. The first time costs nothing: a backend that goes
+    /// away crosses what is sent to it (what gRPC calls a transparent retry, A6). From then on it is a retry as any other, or a
+    /// backend that has too much to do would get twice as much.
+    pub fn may_ask_again(&self, refusals: usize, retries: usize) -> bool {
+        if refusals == 0 {
+            self.state.retried(Failure::Refused);
+            return true;
+        }
+        self.may_retry(Failure::Refused, refusals - 1 + retries)
+    }
+
     // -- a connection for a request
 
     /// A connection for `client` to the endpoint that is to have the next request: a kept one unless it is to be `new`, or one that is opened.

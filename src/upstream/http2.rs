@@ -211,7 +211,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                 self.spare = Some(head);
                 self.upload = Some(Upload { body, stream, piece: Bytes::new(), is_done });
             }
-            Err(_) => self.failed = Some(SendError::unsent(Fault::Ended, head.map(|()| body))),
+            Err(_) => self.failed = Some(SendError::unsent(Fault::Refused, head.map(|()| body))),
         }
     }
 
@@ -286,7 +286,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         let fault = if error.is_library() { Fault::Malformed } else { Fault::Ended };
         match (self.spare.take(), self.upload.take()) {
             (Some(head), Some(upload)) if error.is_remote() && (is_refused || is_left_out) => {
-                SendError::unsent(fault, head.map(|()| upload.body))
+                SendError::unsent(Fault::Refused, head.map(|()| upload.body))
             }
             _ => fault.into(),
         }

@@ -158,6 +158,40 @@ fn a_refused_stream_is_tried_again_twice() {
     }
 }
 
+fn retries(tidegate: &Tidegate) -> f64 {
+    tidegate.metric("tidegate_retries_total{backend=\"only\",cause=\"refused\"}")
+}
+
+fn refused(tidegate: &Tidegate) -> f64 {
+    tidegate.metric("tidegate_upstream_failures_total{rollout=\"\",side=\"\",cause=\"refused\"}")
+}
+
+#[test]
+fn a_refused_stream_is_tried_again_once_without_a_word_and_then_as_any_retry() {
+    for (attempts, tries) in [(0, 2), (1, 3), (3, 5)] {
+        let (backend, streams) = refusing(usize::MAX, Reason::REFUSED_STREAM);
+        let more = format!(", retries: {{ attempts: {attempts} }}");
+        let tidegate = Tidegate::start_whole(&before(&backend.url(), &more));
+        assert_eq!(tidegate.client().get("/", &[]).status, 502);
+        assert_eq!(streams.load(SeqCst), tries, "{attempts} attempts");
+        assert_eq!((retries(&tidegate), refused(&tidegate)), (tries as f64 - 1.0, 1.0));
+    }
+}
+
+#[test]
+fn how_often_refused_streams_are_tried_again_is_bounded() {
+    const REQUESTS: usize = 400;
+    let (backend, streams) = refusing(usize::MAX, Reason::REFUSED_STREAM);
+    let more = ", retries: { budget: 1% }, ejection: { enabled: false }";
+    let tidegate = Tidegate::start_whole(&before(&backend.url(), more));
+    let mut client = tidegate.client();
+    (0..REQUESTS).for_each(|_| assert_eq!(client.get("/", &[]).status, 502));
+    // Each a second time, a hundred of them a third time, and then one in a hundred.
+    let streams = streams.load(SeqCst);
+    assert!((2 * REQUESTS + 100..=2 * REQUESTS + 105).contains(&streams), "{streams}");
+    assert_eq!(retries(&tidegate), (streams - REQUESTS) as f64);
+}
+
 #[test]
 fn a_stream_that_ends_for_another_reason_is_not_tried_again() {
     for reason in [Reason::CANCEL, Reason::INTERNAL_ERROR, Reason::NO_ERROR, Reason::ENHANCE_YOUR_CALM] {
@@ -299,6 +333,7 @@ fn what_a_backend_leaves_out_when_it_goes_away_goes_elsewhere_and_the_rest_is_an
         }
     });
     assert_eq!(connections.load(SeqCst), 2);
+    assert_eq!((retries(&tidegate), refused(&tidegate)), (2.0, 0.0));
 }
 
 #[test]
