@@ -128,6 +128,11 @@ impl Connection {
         (!self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
     }
 
+    /// Whether nobody uses it and nobody may: the backend takes no streams on it at this moment (RFC 9113 §6.5.2).
+    pub(super) fn is_useless(&self) -> bool {
+        self.state.streams.get() == 0 && self.max_streams() == 0
+    }
+
     /// Since when nobody has used it; `None` while somebody does.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         (self.state.streams.get() == 0).then(|| self.state.idle_since.get())

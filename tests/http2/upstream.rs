@@ -1,7 +1,7 @@
 //! Backends that speak HTTP/2: connections that are shared, and streams that a backend does not want.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -121,6 +121,93 @@ fn a_backend_that_lowers_what_it_takes_is_heeded() {
     });
     assert_eq!(most.load(SeqCst), 1);
     assert!(connections.load(SeqCst) > 1);
+}
+
+#[test]
+fn a_backend_that_takes_no_more_on_a_connection_gets_another_in_its_place() {
+    let backend = frames(&[(MAX_CONCURRENT_STREAMS, 100)], |frames| {
+        while let Some(head) = frames.read_until(HEADERS) {
+            frames.write(&Frame::settings(&[(MAX_CONCURRENT_STREAMS, 0)]));
+            frames.answer(head.stream);
+        }
+    });
+    let tidegate = Tidegate::start_whole(&before(&backend.url(), ", timeouts: { idle: 60s }"));
+    let mut client = tidegate.client();
+    for nth in 1..=20 {
+        assert_eq!(client.get("/", &[]).status, 200);
+        assert_eq!(backend.connections(), nth);
+    }
+    eventually("but the last one they are closed", || backend.open_connections() == 1);
+    assert_eq!(tidegate.metric("tidegate_backend_connections{backend=\"only\"}"), 1.0);
+}
+
+#[test]
+fn while_a_backend_takes_nothing_everybody_waits_for_one_connection() {
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let may_go_on = Arc::clone(&goes_on);
+    let backend = frames(&[(MAX_CONCURRENT_STREAMS, 0)], move |frames| {
+        eventually("it may go on", || may_go_on.load(SeqCst));
+        frames.write(&Frame::settings(&[(MAX_CONCURRENT_STREAMS, 100)]));
+        while let Some(head) = frames.read_until(HEADERS) {
+            frames.answer(head.stream);
+        }
+    });
+    let tidegate = Tidegate::start_whole(&before(&backend.url(), ", timeouts: { connect: 20s }"));
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        let mut waiting = Vec::new();
+        for _ in 0..20 {
+            waiting.push(client.begin(get("/"), true).await.0);
+        }
+        let running = || tidegate.metric("tidegate_inflight_requests{rollout=\"\",side=\"\"}");
+        while running() < 20.0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        goes_on.store(true, SeqCst);
+        for answer in waiting {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+    });
+    assert_eq!(backend.connections(), 1);
+}
+
+#[test]
+fn who_waits_for_a_connection_that_another_has_begun_late_has_not_waited_in_vain() {
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let (may_go_on, connections) = (Arc::clone(&goes_on), Arc::new(AtomicUsize::new(0)));
+    let backend = Backend::scripted(move |connection| {
+        if connections.fetch_add(1, SeqCst) == 0 {
+            connection.is_closed_by_peer(); // not a word
+            return;
+        }
+        eventually("it may go on", || may_go_on.load(SeqCst));
+        let mut frames = Frames(&mut connection.stream);
+        frames.welcome(&[]).unwrap();
+        while let Some(head) = frames.read_until(HEADERS) {
+            frames.answer(head.stream);
+        }
+    });
+    let tidegate = Tidegate::start_whole(&before(&backend.url(), ", timeouts: { connect: 2s }"));
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        let (_leaves, mut first) = client.begin(get("/first"), true).await;
+        let (second, _) = client.begin(get("/second"), true).await;
+        let (third, _) = client.begin(get("/third"), true).await;
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(1) || backend.connections() < 1 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        first.send_reset(Reason::CANCEL); // and with it goes the connection that the others wait for
+        while begun.elapsed() < Duration::from_millis(2_200) || backend.connections() < 2 {
+            sleep(Duration::from_millis(5)).await;
+        }
+        goes_on.store(true, SeqCst);
+        assert_eq!(second.await.unwrap().status(), 200);
+        assert_eq!(third.await.unwrap().status(), 200);
+    });
+    assert_eq!(backend.connections(), 2);
+    let failures = "tidegate_upstream_failures_total{rollout=\"\",side=\"\",cause=\"connect_timeout\"}";
+    assert_eq!(tidegate.metric(failures), 0.0);
 }
 
 /// A backend that refuses the first `refusals` streams, whichever connection they come on, once their body has begun if they
