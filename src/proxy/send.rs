@@ -17,7 +17,7 @@ use super::headers::{self, Coding, ResponseSurvey};
 use super::respond::Refusal;
 use super::upgrade::{Verdict, Wish};
 use super::watch::Wait;
-use super::worker::{Pool, View};
+use super::worker::{Group, Pool, View};
 use crate::metrics::Failure;
 use crate::policy::grpc::Status;
 use crate::policy::shield::is_repeatable;
@@ -83,57 +83,74 @@ pub(super) async fn send(
     let group = attempt.view.group(attempt.backend);
     group.request_comes();
     let client = report.client.origin.peer.stated();
-    let (mut refusals, mut stale) = (0, 0);
+    let mut again = Again::default();
     loop {
         let obtained = match attempt.wish {
             Some(_) => Box::pin(group.obtain_passage(client, attempt.begun)).await,
-            None => group.obtain(client, attempt.begun, stale > 0).await,
+            None => group.obtain(client, attempt.begun, again.stale > 0).await,
         };
         let Obtained { channel, pool, at } = match obtained {
             Ok(obtained) => obtained,
             Err(failure) => return Err(unsent(report, failure, Box::new(request))),
         };
         attempt.begun = at;
-        let is_stream = matches!(channel, Channel::Http2(_));
+        prepare(report, attempt, &mut request, &channel, pool.pool())?;
         let was_kept = channel.is_reused();
-        prepare(&mut request, &channel, pool.pool());
-        channel.read_at_once(room_for_one_of(report.client.watch.requests_then()));
-        if let Some(wish) = attempt.wish {
-            if !channel.may_become_passage() {
-                report.failed(Failure::Malformed);
-                return Err(Trouble::NoTunnel);
-            }
-            wish.ask(&mut request, is_stream);
-        }
         let race = channel.unused_since().filter(|since| has_rested(attempt, *since)).map(|_| attempt.begun + RACE);
         let spare = if race.is_some() { spare(&request, upload.as_ref()) } else { None };
         let mut link = Link::new(channel, pool, upload.clone());
-        request = match await_head(report, attempt, &mut link, request, race).await {
+        let trouble = match await_head(report, attempt, &mut link, request, race).await {
             Ok(response) => {
                 link.answered(response.status().as_u16());
                 return receive(report, attempt, response, link);
             }
-            Err(Trouble::Unsent(Failure::Refused, request)) if group.may_ask_again(refusals, stale) => {
-                refusals += 1;
-                *request
-            }
-            Err(Trouble::Unsent(_, request)) if was_kept => *request,
+            Err(trouble) => trouble,
+        };
+        if let Trouble::Backend(failure) = trouble {
+            link.pool().blame(failure);
+        }
+        request = match again.after(trouble, group, was_kept, spare) {
+            Ok(request) => *request,
+            Err(Trouble::Backend(failure)) => return Err(failed(report, failure)),
             Err(Trouble::Unsent(failure, request)) => {
                 link.pool().blame(failure);
                 return Err(unsent(report, failure, request));
             }
-            Err(Trouble::Backend(failure)) => {
-                link.pool().blame(failure);
-                drop(link); // its place is free for the next one
-                let spare = spare.filter(|_| {
-                    failure == Failure::Stale && group.may_retry(failure, stale + refusals.saturating_sub(1))
-                });
-                let Some(spare) = spare else { return Err(failed(report, failure)) };
-                stale += 1;
-                *spare
-            }
             Err(trouble) => return Err(trouble),
         };
+    }
+}
+
+/// How often a request was sent once more, and why.
+#[derive(Clone, Copy, Debug, Default)]
+struct Again {
+    refusals: usize,
+    stale: usize,
+}
+
+impl Again {
+    /// The request as it is sent once more, or the trouble if it is not. `spare` is a copy, if it may be sent twice.
+    fn after(
+        &mut self,
+        trouble: Trouble,
+        group: &Group,
+        was_kept: bool,
+        spare: Option<Box<Request<RequestBody>>>,
+    ) -> Result<Box<Request<RequestBody>>, Trouble> {
+        match (trouble, spare) {
+            (Trouble::Unsent(Failure::Refused, request), _) if group.may_ask_again(self.refusals, self.stale) => {
+                self.refusals += 1;
+                Ok(request)
+            }
+            (Trouble::Unsent(_, request), _) if was_kept => Ok(request),
+            (Trouble::Backend(Failure::Stale), Some(spare))
+                if group.may_retry(Failure::Stale, self.stale + self.refusals.saturating_sub(1)) =>
+            {
+                self.stale += 1;
+                Ok(spare)
+            }
+            (trouble, _) => Err(trouble),
+        }
     }
 }
 
@@ -165,14 +182,28 @@ fn room_for_one_of(requests: usize) -> u64 {
     share.max(READ_FOR_ONE_OF_MANY) as u64 - 1
 }
 
-/// What differs by what the request goes over: a stream may be refused after it has begun, and only there anybody looks at
-/// `te` (RFC 9113 §8.2.2).
-fn prepare(request: &mut Request<RequestBody>, channel: &Channel<RequestBody>, pool: &Pool) {
+/// What differs by what the request goes over: a stream may be refused after it has begun, only there anybody looks at `te`
+/// (RFC 9113 §8.2.2), and another protocol is asked for in another way.
+fn prepare(
+    report: &Report,
+    attempt: Attempt<'_>,
+    request: &mut Request<RequestBody>,
+    channel: &Channel<RequestBody>,
+    pool: &Pool,
+) -> Result<(), Trouble> {
+    channel.read_at_once(room_for_one_of(report.client.watch.requests_then()));
     match channel {
         Channel::Http2(_) => drop(request.body_mut().keep(KEPT_FOR_ANOTHER_TRY)),
         Channel::Http1(_) if pool.endpoint().may_speak_http2() => drop(request.headers_mut().remove(TE)),
         Channel::Http1(_) => {}
     }
+    let Some(wish) = attempt.wish else { return Ok(()) };
+    if !channel.may_become_passage() {
+        report.failed(Failure::Malformed);
+        return Err(Trouble::NoTunnel);
+    }
+    wish.ask(request, matches!(channel, Channel::Http2(_)));
+    Ok(())
 }
 
 fn unsent(report: &Report, failure: Failure, request: Box<Request<RequestBody>>) -> Trouble {
