@@ -30,6 +30,7 @@ use super::socket::Wire;
 use super::tunnel::Tunnel;
 use super::watch::{Opened, Wait, Watch};
 use crate::config::Limits;
+use crate::gather::Gathered;
 use crate::policy::grpc::Status;
 use crate::upstream::{Demand, Duplex, Heard, Incoming, Patience, Presence, Vigil};
 
@@ -61,11 +62,12 @@ pub(super) async fn serve(wire: Wire, client: &Rc<Client>) {
     let watch = &client.watch;
     let wire = Heard::new(wire);
     let signs = wire.signs();
-    let begun = builder(&client.worker.view().snapshot.limits).handshake(wire);
+    let wire = Gathered::new(wire);
+    let begun = builder(&client.worker.view().snapshot.limits).handshake(wire.clone());
     let Ok(Ok(mut connection)) = timeout(watch.timeouts.header, begun).await else { return };
     let pings = connection.ping_pong().expect("nobody has asked for it before");
     let vigil = Vigil::new(pings, signs, Patience::WITH_CLIENT, Instant::now());
-    let mut serving = Serving { connection, client, is_leaving: false, vigil, outbox: Rc::default() };
+    let mut serving = Serving { connection, wire, client, is_leaving: false, vigil, outbox: Rc::default() };
     poll_fn(|cx| serving.poll(cx)).await;
 }
 
@@ -86,7 +88,8 @@ fn builder(limits: &Limits) -> Builder {
 
 /// A connection that is being served.
 struct Serving<'a> {
-    connection: Connection<Heard<Wire>, Piece>,
+    connection: Connection<Gathered<Heard<Wire>>, Piece>,
+    wire: Gathered<Heard<Wire>>,
     client: &'a Rc<Client>,
     /// It has been told that there will be no more requests.
     is_leaving: bool,
@@ -97,6 +100,14 @@ struct Serving<'a> {
 impl Serving<'_> {
     /// Ready once the connection has ended, or has to.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let served = self.poll_streams(cx);
+        match self.wire.poll_send(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(())) | Poll::Pending => served,
+        }
+    }
+
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let watch = &self.client.watch;
         loop {
             match self.connection.poll_accept(cx) {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, Version};
@@ -20,11 +20,12 @@ use tokio::task::{spawn_local, unconstrained};
 use tokio::time::{Instant, sleep};
 
 use super::http1::AbortOnDrop;
-use super::incoming::{BrokenOff, Incoming, Received};
+use super::incoming::{BrokenOff, Incoming};
 use super::passage::Passage;
 use super::vigil::{Demand, Heard, Patience, Presence, Vigil};
 use super::{Answered, Duplex, Fault, SendError, Socket};
 use crate::capacity::Slot;
+use crate::gather::Gathered;
 
 /// Streams that we open on one connection, if the backend does not want fewer.
 const MAX_STREAMS: u32 = 100;
@@ -75,6 +76,7 @@ impl Connection {
         socket.mind_silence();
         let socket = Heard::new(socket);
         let signs = socket.signs();
+        let socket = Gathered::new(socket);
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -82,9 +84,9 @@ impl Connection {
             .initial_max_send_streams(0) // until we are told
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(max_header_size).unwrap_or(u32::MAX))
-            .handshake(socket)
+            .handshake(socket.clone())
             .await?;
-        poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        poll_fn(|cx| match poll_connection(&mut connection, &socket, cx) {
             Poll::Ready(ended) => Poll::Ready(ended.and(Err(Reason::PROTOCOL_ERROR.into()))),
             Poll::Pending if sender.current_max_send_streams() > 0 => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
@@ -95,7 +97,7 @@ impl Connection {
         let state = Rc::new(State { streams, has_begun, closed, idle_since: Cell::new(now) });
         let pings = connection.ping_pong().expect("nobody has asked for it before");
         let vigil = Vigil::new(pings, signs, Patience::WITH_BACKEND, now);
-        spawn_local(unconstrained(drive(connection, vigil, Rc::clone(&state), slot)));
+        spawn_local(unconstrained(drive(connection, socket, vigil, Rc::clone(&state), slot)));
         Ok(Self { sender, scheme, state })
     }
 
@@ -142,21 +144,28 @@ impl Connection {
     }
 }
 
+type Wire = Gathered<Heard<Socket>>;
+type Http2 = h2::client::Connection<Wire, Bytes>;
+
+/// Reads and writes for all streams; ready once the connection has ended.
+fn poll_connection(connection: &mut Http2, socket: &Wire, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    let ended = Pin::new(connection).poll(cx);
+    match socket.poll_send(cx) {
+        Poll::Ready(Err(_)) => Poll::Ready(Err(Reason::INTERNAL_ERROR.into())),
+        Poll::Ready(Ok(())) | Poll::Pending => ended,
+    }
+}
+
 /// Reads and writes for all streams until the connection ends: by itself, once nobody can use it any more.
-async fn drive(
-    mut connection: h2::client::Connection<Heard<Socket>, Bytes>,
-    vigil: Vigil,
-    state: Rc<State>,
-    slot: Slot,
-) {
+async fn drive(mut connection: Http2, socket: Wire, vigil: Vigil, state: Rc<State>, slot: Slot) {
     let mut gone = pin!(gone(vigil, &state));
-    poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+    poll_fn(|cx| match poll_connection(&mut connection, &socket, cx) {
         Poll::Pending => gone.as_mut().poll(cx),
         Poll::Ready(_whoever_waits_is_told) => Poll::Ready(()),
     })
     .await;
     state.closed.set(true);
-    drop(connection); // first: whoever gets the slot may open another one at once
+    drop((connection, socket)); // first: whoever gets the slot may open another one at once
     drop(slot);
 }
 
@@ -241,9 +250,9 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 
     /// Both directions, for what is no HTTP; `None` if it was never sent.
-    pub(super) fn into_passage(self, received: Received) -> Option<Passage> {
+    pub(super) fn into_passage(self, receiving: RecvStream) -> Option<Passage> {
         let sending = self.upload?.stream;
-        Some(Passage::over_stream(Duplex::new(received.into_stream(), sending), self.claim))
+        Some(Passage::over_stream(Duplex::new(receiving, sending), self.claim))
     }
 
     /// Sends what can be sent, and tells whether the answer has begun.
