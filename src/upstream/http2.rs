@@ -144,6 +144,7 @@ impl Connection {
     }
 }
 
+/// The socket as h2 has it.
 type Wire = Gathered<Heard<Socket>>;
 type Http2 = h2::client::Connection<Wire, Bytes>;
 
