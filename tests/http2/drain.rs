@@ -2,7 +2,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate::app::Signal;
