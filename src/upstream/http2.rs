@@ -138,6 +138,11 @@ impl Connection {
         (!self.state.closed.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
     }
 
+    /// Whether nobody uses it and nobody may: the backend takes no streams on it at this moment (RFC 9113 §6.5.2).
+    pub(super) fn is_useless(&self) -> bool {
+        self.state.streams.get() == 0 && self.max_streams() == 0
+    }
+
     /// Since when nobody has used it; `None` while somebody does.
     pub(super) fn idle_since(&self) -> Option<Instant> {
         (self.state.streams.get() == 0).then(|| self.state.idle_since.get())
@@ -241,7 +246,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                 self.spare = Some(head);
                 self.upload = Some(Upload { body, stream, piece: Bytes::new(), is_done });
             }
-            Err(_) => self.failed = Some(SendError::unsent(Fault::Ended, head.map(|()| body))),
+            Err(_) => self.failed = Some(SendError::unsent(Fault::Refused, head.map(|()| body))),
         }
     }
 
@@ -316,7 +321,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         let fault = if error.is_library() { Fault::Malformed } else { Fault::Ended };
         match (self.spare.take(), self.upload.take()) {
             (Some(head), Some(upload)) if error.is_remote() && (is_refused || is_left_out) => {
-                SendError::unsent(fault, head.map(|()| upload.body))
+                SendError::unsent(Fault::Refused, head.map(|()| upload.body))
             }
             _ => fault.into(),
         }
