@@ -171,7 +171,7 @@ async fn drive(mut connection: Http2, socket: Wire, vigil: Vigil, state: Rc<Stat
     })
     .await;
     state.closed.set(true);
-    drop(connection); // first: whoever gets the slot may open another one at once
+    drop((connection, socket)); // first: whoever gets the slot may open another one at once
     drop(slot);
 }
 
