@@ -52,12 +52,13 @@ fn a_second_under_traffic_loses_nobody() {
         .collect();
     let queue = plane.hold();
     eventually("all of them wait", || queue.waiting() == 8);
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(Duration::from_secs(1)); // the second of the story
     assert_eq!(queue.waiting(), 8, "nobody gets impatient");
+    let before = backend.requests().len();
     queue.open();
     plane.publish(|overlay| overlay.queues.clear());
     eventually("all of them go on", || queue.released() >= 8);
-    thread::sleep(Duration::from_millis(50));
+    eventually("traffic goes on", || backend.requests().len() > before + 8);
     *stop.lock().unwrap() = true;
     let served: usize = clients.into_iter().map(|client| client.join().unwrap()).sum();
     assert_eq!(served, backend.requests().len());
@@ -228,7 +229,7 @@ fn a_body_waits_with_its_request_and_arrives_whole() {
     let mut sender = client.stream.try_clone().unwrap();
     let sending = thread::spawn(move || std::io::Write::write_all(&mut sender, &vec![b'x'; length]).unwrap());
     eventually("it waits", || queue.waiting() == 1);
-    thread::sleep(Duration::from_millis(1200));
+    thread::sleep(Duration::from_millis(1200)); // twice a second it is seen whether a client that waits has left
     queue.release(1);
     assert_eq!(client.answer().text(), length.to_string());
     sending.join().unwrap();
@@ -246,7 +247,7 @@ fn the_backends_time_begins_when_the_wait_is_over() {
     let queue = plane.hold();
     let mut client = asking(&plane, &get("/"));
     eventually("it waits", || queue.waiting() == 1);
-    thread::sleep(Duration::from_millis(800));
+    thread::sleep(Duration::from_millis(800)); // longer than the backend has
     queue.release(1);
     assert_eq!(client.answer().status, 200);
 }
@@ -258,8 +259,9 @@ fn a_process_that_leaves_waits_for_those_who_wait() {
     let queue = plane.hold();
     let mut client = asking(&plane, &get("/"));
     eventually("it waits", || queue.waiting() == 1);
+    let mut others = [plane.client(), plane.client()];
     plane.leave();
-    thread::sleep(Duration::from_millis(200));
+    assert!(others.iter_mut().all(Client::is_closed), "who has not asked is not waited for, by any worker");
     assert_eq!(queue.waiting(), 1);
     queue.open();
     let answer = client.answer();

@@ -103,10 +103,11 @@ pub(super) struct Watch {
     waker: RefCell<Option<Waker>>,
     /// The streams of a connection that carries many requests at once.
     streams: RefCell<Slab<Rc<Watch>>>,
-    /// Those that ever were, and those of them that were taken back in [`HASTE`].
+    /// How many requests the connection had when this one began, with itself.
+    requests_then: Cell<usize>,
+    /// Streams that ever were, and those of them that were taken back in [`HASTE`].
     begun: Cell<u32>,
     taken_back: Cell<u32>,
-    is_stream: Cell<bool>,
     /// What a stream waits for is overdue.
     overdue: Cell<bool>,
 }
@@ -149,9 +150,9 @@ impl Watch {
             timer: RefCell::new(None),
             waker: RefCell::new(None),
             streams: RefCell::default(),
+            requests_then: Cell::new(1),
             begun: Cell::new(0),
             taken_back: Cell::new(0),
-            is_stream: Cell::new(false),
             overdue: Cell::new(false),
         }
     }
@@ -382,9 +383,10 @@ impl Watch {
 
     /// Another stream of this connection, until what is returned is dropped.
     pub(super) fn open(self: &Rc<Self>, stream: Rc<Self>) -> Opened {
-        stream.is_stream.set(true);
         self.begun.set(self.begun.get().saturating_add(1));
-        Opened { connection: Rc::clone(self), at: self.streams.borrow_mut().insert(stream) }
+        let mut streams = self.streams.borrow_mut();
+        stream.requests_then.set(streams.len() + 1);
+        Opened { connection: Rc::clone(self), at: streams.insert(stream) }
     }
 
     /// Whether the client has taken back most of what it has asked for, right away: each of those may have cost a backend a
@@ -394,9 +396,9 @@ impl Watch {
         taken_back > begun / 2 && begun >= JUDGED_FROM
     }
 
-    /// Whether this is one of many streams of a connection.
-    pub(super) fn is_stream(&self) -> bool {
-        self.is_stream.get()
+    /// How many requests the connection had when this one began, with itself: 1 for a connection that has one at a time.
+    pub(super) fn requests_then(&self) -> usize {
+        self.requests_then.get()
     }
 
     /// Whether streams are open.

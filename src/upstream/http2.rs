@@ -11,19 +11,21 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, Reason, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Bytes, Frame};
 use tokio::task::{spawn_local, unconstrained};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::http1::AbortOnDrop;
-use super::incoming::{BrokenOff, Incoming, Received};
+use super::incoming::{BrokenOff, Incoming};
 use super::passage::Passage;
+use super::vigil::{Demand, Heard, Patience, Presence, Vigil};
 use super::{Answered, Duplex, Fault, SendError, Socket};
 use crate::capacity::Slot;
+use crate::gather::Gathered;
 
 /// Streams that we open on one connection, if the backend does not want fewer.
 const MAX_STREAMS: u32 = 100;
@@ -35,10 +37,8 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 const SEND_BUFFER: usize = 64 << 10;
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
-/// How often a backend whose connection is in use is asked whether it is still there.
-const PING_EVERY: Duration = Duration::from_secs(30);
-/// How long it may take to say so.
-const PONG_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether the backend is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A connection to a backend that requests share.
 #[derive(Debug)]
@@ -53,8 +53,10 @@ pub(super) struct Connection {
 struct State {
     /// Streams in use.
     streams: Cell<usize>,
-    /// It is over.
-    ended: Cell<bool>,
+    /// One has begun since it was last looked whether the backend is there.
+    has_begun: Cell<bool>,
+    /// It takes no more requests: it is over, or the backend does not say that it is still there.
+    closed: Cell<bool>,
     /// When the last stream ended, or when it was made.
     idle_since: Cell<Instant>,
 }
@@ -71,6 +73,10 @@ impl Connection {
         max_header_size: usize,
         slot: Slot,
     ) -> Result<Self, h2::Error> {
+        socket.mind_silence();
+        let socket = Heard::new(socket);
+        let signs = socket.signs();
+        let socket = Gathered::new(socket);
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -78,17 +84,20 @@ impl Connection {
             .initial_max_send_streams(0) // until we are told
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(max_header_size).unwrap_or(u32::MAX))
-            .handshake(socket)
+            .handshake(socket.clone())
             .await?;
-        poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        poll_fn(|cx| match poll_connection(&mut connection, &socket, cx) {
             Poll::Ready(ended) => Poll::Ready(ended.and(Err(Reason::PROTOCOL_ERROR.into()))),
             Poll::Pending if sender.current_max_send_streams() > 0 => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
         })
         .await?;
-        let (streams, ended, idle_since) = (Cell::new(0), Cell::new(false), Cell::new(Instant::now()));
-        let state = Rc::new(State { streams, ended, idle_since });
-        spawn_local(unconstrained(drive(connection, Rc::clone(&state), slot)));
+        let now = Instant::now();
+        let (streams, has_begun, closed) = (Cell::new(0), Cell::new(false), Cell::new(false));
+        let state = Rc::new(State { streams, has_begun, closed, idle_since: Cell::new(now) });
+        let pings = connection.ping_pong().expect("nobody has asked for it before");
+        let vigil = Vigil::new(pings, signs, Patience::WITH_BACKEND, now);
+        spawn_local(unconstrained(drive(connection, socket, vigil, Rc::clone(&state), slot)));
         Ok(Self { sender, scheme, state })
     }
 
@@ -104,6 +113,7 @@ impl Connection {
         }
         let sender = self.open_sender()?;
         self.state.streams.set(self.state.streams.get() + 1);
+        self.state.has_begun.set(true);
         Some(Box::new(Stream {
             sender,
             scheme: self.scheme.clone(),
@@ -117,7 +127,7 @@ impl Connection {
         }))
     }
 
-    /// Whether it takes more requests: it lives, and the backend has not said that it is going away.
+    /// Whether it takes more requests: it lives, as far as is known, and the backend has not said that it is going away.
     pub(super) fn is_open(&self) -> bool {
         self.open_sender().is_some()
     }
@@ -125,7 +135,7 @@ impl Connection {
     fn open_sender(&self) -> Option<SendRequest<Bytes>> {
         let mut sender = self.sender.clone();
         let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
-        (!self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
+        (!self.state.closed.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
     }
 
     /// Whether nobody uses it and nobody may: the backend takes no streams on it at this moment (RFC 9113 §6.5.2).
@@ -139,26 +149,46 @@ impl Connection {
     }
 }
 
+/// The socket as h2 has it.
+type Wire = Gathered<Heard<Socket>>;
+type Http2 = h2::client::Connection<Wire, Bytes>;
+
+/// Reads and writes for all streams; ready once the connection has ended.
+fn poll_connection(connection: &mut Http2, socket: &Wire, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+    let ended = Pin::new(connection).poll(cx);
+    match socket.poll_send(cx) {
+        Poll::Ready(Err(_)) => Poll::Ready(Err(Reason::INTERNAL_ERROR.into())),
+        Poll::Ready(Ok(())) | Poll::Pending => ended,
+    }
+}
+
 /// Reads and writes for all streams until the connection ends: by itself, once nobody can use it any more.
-async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<State>, slot: Slot) {
-    let pings = connection.ping_pong().expect("nobody has asked for it before");
-    let mut silence = pin!(silence(pings, &state));
-    poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-        Poll::Pending => silence.as_mut().poll(cx),
+async fn drive(mut connection: Http2, socket: Wire, vigil: Vigil, state: Rc<State>, slot: Slot) {
+    let mut gone = pin!(gone(vigil, &state));
+    poll_fn(|cx| match poll_connection(&mut connection, &socket, cx) {
+        Poll::Pending => gone.as_mut().poll(cx),
         Poll::Ready(_whoever_waits_is_told) => Poll::Ready(()),
     })
     .await;
-    state.ended.set(true);
+    state.closed.set(true);
     drop(connection); // first: whoever gets the slot may open another one at once
     drop(slot);
 }
 
-/// Ends when the other side is not there any more: it owes an answer, and does not even answer a ping (RFC 9113 §6.7).
-async fn silence(mut pings: PingPong, state: &State) {
+/// Ends when the other side is not there any more. As soon as that is in doubt, requests that have not begun go elsewhere: those
+/// that have may still be answered.
+async fn gone(mut vigil: Vigil, state: &State) {
     loop {
-        sleep(PING_EVERY).await;
-        if state.streams.get() > 0 && !matches!(timeout(PONG_WITHIN, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
-            return;
+        sleep(LOOK_EVERY).await;
+        let demand = match (state.has_begun.take(), state.streams.get()) {
+            (true, _) => Demand::More, // be it that it has not been waited for
+            (false, 0) => Demand::Nothing,
+            (false, _) => Demand::Running,
+        };
+        match poll_fn(|cx| Poll::Ready(vigil.look(cx, Instant::now(), demand))).await {
+            Presence::Likely => {}
+            Presence::Doubtful => state.closed.set(true),
+            Presence::Gone => return,
         }
     }
 }
@@ -226,9 +256,9 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 
     /// Both directions, for what is no HTTP; `None` if it was never sent.
-    pub(super) fn into_passage(self, received: Received) -> Option<Passage> {
+    pub(super) fn into_passage(self, receiving: RecvStream) -> Option<Passage> {
         let sending = self.upload?.stream;
-        Some(Passage::over_stream(Duplex::new(received.into_stream(), sending), self.claim))
+        Some(Passage::over_stream(Duplex::new(receiving, sending), self.claim))
     }
 
     /// Sends what can be sent, and tells whether the answer has begun.
