@@ -300,3 +300,34 @@ fn a_new_that_hangs_up_on_busy_connections_is_taken_away() {
     let asked = users_ask(&mut client, 2_000, || !latches(&tidegate.admin).is_empty());
     assert!(asked < 2_000, "half of all requests failed, and it was not found");
 }
+
+/// Who is turned away at the limit says nothing of NEW, but those who get through do, as soon as their time is over.
+#[test]
+fn a_new_that_hangs_behind_a_small_limit_is_taken_away_by_those_who_get_through() {
+    let old = Backend::named("old");
+    let new = Backend::scripted(|connection| while connection.read_request().is_some() {}); // and never answers
+    let tidegate = Tidegate::start(&format!(
+        "backends:\n  v1: {{ endpoints: ['{}'] }}\n  v2: {{ endpoints: ['{}'], timeouts: {{ response: 400ms }}, \
+         limits: {{ max_connections: 2, max_wait: 50ms }} }}\n\
+         rollout: {{ old: v1, new: v2, key: header:x-user-id, percent: 100 }}\n",
+        old.url(),
+        new.url()
+    ));
+    let (address, is_over) = (tidegate.address, Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..12)
+        .map(|client| {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || ask_until(address, client, &is_over))
+        })
+        .collect();
+    eventually("new is taken away", || !latches(&tidegate.admin).is_empty());
+    is_over.store(true, SeqCst);
+    clients.into_iter().for_each(|client| drop(client.join().unwrap()));
+    let failures = |cause: &str| {
+        let labels = format!("rollout=\"default\",side=\"new\",cause=\"{cause}\"");
+        tidegate.metric(&format!("tidegate_upstream_failures_total{{{labels}}}"))
+    };
+    let (hung, turned_away) = (failures("response_timeout"), failures("backend_limit"));
+    assert!((5.0..10.0).contains(&hung), "{hung} of those who got through were enough");
+    assert!(turned_away > hung, "{turned_away} were turned away");
+}
