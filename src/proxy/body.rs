@@ -88,14 +88,16 @@ impl Kept {
 
 /// A client's request body on its way to a backend. Trailers stay behind, but for gRPC, which knows them: they are a way to
 /// smuggle headers past whoever reads only the head.
+///
+/// In boxes: most requests have none, and each is moved a dozen times before it is on its way.
 #[derive(Debug)]
 pub(super) enum RequestBody {
     /// There is none.
     Empty,
     /// As it comes from the client.
-    Streamed(Streamed),
+    Streamed(Box<Streamed>),
     /// A second time.
-    Again(Again),
+    Again(Box<Again>),
 }
 
 #[derive(Debug)]
@@ -170,7 +172,7 @@ impl RequestBody {
             is_call,
             both: None,
         };
-        (Self::Streamed(streamed), Some(upload))
+        (Self::Streamed(Box::new(streamed)), Some(upload))
     }
 
     /// A body that has been kept.
@@ -179,7 +181,8 @@ impl RequestBody {
             return (Self::Empty, None);
         }
         let upload = Rc::new(Upload(Cell::new(Progress::Running)));
-        (Self::Again(Again { bytes, is_taken: false, upload: Rc::clone(&upload) }), Some(upload))
+        let again = Again { bytes, is_taken: false, upload: Rc::clone(&upload) };
+        (Self::Again(Box::new(again)), Some(upload))
     }
 
     /// Keeps a copy of what is streamed, unless that is certain to be more than `most` bytes.

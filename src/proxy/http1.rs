@@ -52,7 +52,10 @@ pub(super) async fn serve(mut wire: Wire, client: &Rc<Client>) -> Option<Wire> {
                 Box::pin(tunnel.carry(wire)).await;
                 return None;
             }
-            Next::End => return None,
+            Next::End(socket, finish) => {
+                finish_off(socket, client, finish).await;
+                return None;
+            }
         };
         (patience, is_new) = (watch.idle_deadline().saturating_duration_since(Instant::now()), false);
     }
@@ -80,7 +83,7 @@ enum Next {
     Dormant(Wire),
     Http2(Wire),
     Tunnel(Wire, Box<Tunnel>),
-    End,
+    End(Socket, Finish),
 }
 
 /// How hyper's part of a connection ended.
@@ -95,85 +98,61 @@ enum Finish {
     Broken,
 }
 
+/// Why hyper serves no more.
+enum Ended {
+    /// One side has closed the connection.
+    Closed,
+    /// Nothing has come for a moment.
+    Asleep,
+    Failed(hyper::Error),
+    /// A request head did not come to an end in time.
+    TooSlow,
+    /// The client does not read.
+    Stalled,
+    /// Its time is over.
+    CutOff,
+}
+
 /// Lets hyper serve requests until the connection ends or falls asleep.
 async fn exchange(wire: Wire, client: &Rc<Client>, is_new: bool) -> Next {
     let watch = &client.watch;
-    let view = client.worker.view();
-    let io = ClientIo {
-        wire,
-        watch: Rc::clone(watch),
-        verdict: None,
-        opening: is_new.then_some(Opening::Unknown),
-        is_stuck: false,
-    };
     let service = service_fn({
         let client = Rc::clone(client);
         move |request: Request<hyper::body::Incoming>| handle(Rc::clone(&client), request.map(Incoming::Http1))
     });
-    let mut hyper = Box::new(server(&view.snapshot.limits).serve_connection(TokioIo::new(io), service));
-    drop(view);
-    let mut asked_to_close = false;
-    let mut asleep = false;
+    let io = TokioIo::new(ClientIo::new(wire, Rc::clone(watch), is_new));
+    // In a box: what a future may hold at some time it takes up at all times.
+    let mut hyper = Box::new(server(&client.worker.view().snapshot.limits).serve_connection(io, service));
     watch.begins();
+    let mut is_leaving = false;
     let ended = std::future::poll_fn(|cx| {
         watch.turn_begins();
         loop {
             if let Poll::Ready(result) = Pin::new(&mut *hyper).poll(cx) {
-                return Poll::Ready(result.map_err(Failed::Hyper));
+                return Poll::Ready(result.map_or_else(Ended::Failed, |()| Ended::Closed));
             }
             watch.settle();
             if watch.is_cut_off() {
-                return Poll::Ready(Err(Failed::CutOff));
+                return Poll::Ready(Ended::CutOff);
             }
-            if watch.is_draining() && !asked_to_close {
-                asked_to_close = true;
+            if watch.is_draining() && !std::mem::replace(&mut is_leaving, true) {
                 Pin::new(&mut *hyper).graceful_shutdown();
                 continue;
             }
             match ready!(watch.poll_deadline(cx)) {
-                Wait::Request => {
-                    asleep = true;
-                    return Poll::Ready(Ok(()));
-                }
-                Wait::Head => return Poll::Ready(Err(Failed::TooSlow)),
-                Wait::Reader => return Poll::Ready(Err(Failed::Stalled)),
+                Wait::Request => return Poll::Ready(Ended::Asleep),
+                Wait::Head => return Poll::Ready(Ended::TooSlow),
+                Wait::Reader => return Poll::Ready(Ended::Stalled),
                 wait => watch.expire(wait),
             }
         }
     })
     .await;
-    let broken = matches!(watch.stage(), Stage::Busy | Stage::Held | Stage::Flushing);
+    let is_broken = matches!(watch.stage(), Stage::Busy | Stage::Held | Stage::Flushing);
     let parts = hyper.into_parts();
-    let ClientIo { mut wire, verdict, opening, is_stuck, .. } = parts.io.into_inner();
-    wire.unread = join(parts.read_buf, wire.unread);
-    if let Some(tunnel) = client.tunnel.take()
-        && ended.is_ok()
-        && !is_stuck
-    {
-        return Next::Tunnel(wire, tunnel);
-    }
-    if opening == Some(Opening::Http2) {
-        return Next::Http2(wire);
-    }
-    if asleep {
-        return Next::Dormant(wire);
-    }
-    let finish = match ended {
-        Ok(()) => Finish::Closed,
-        Err(Failed::TooSlow) => Finish::TooSlow,
-        Err(_) if broken => Finish::Broken,
-        Err(Failed::Hyper(error)) if error.is_parse() => Finish::Unreadable(judge(verdict, &wire.unread, client)),
-        Err(_) => Finish::Closed,
-    };
-    finish_off(wire.socket, client, finish).await;
-    Next::End
-}
-
-enum Failed {
-    Hyper(hyper::Error),
-    TooSlow,
-    Stalled,
-    CutOff,
+    let mut io = parts.io.into_inner();
+    io.wire.unread = join(parts.read_buf, io.wire.unread);
+    io.into_next(client, ended, is_broken)
 }
 
 fn server(limits: &Limits) -> http1::Builder {
@@ -274,6 +253,31 @@ enum Opening {
 }
 
 impl ClientIo {
+    fn new(wire: Wire, watch: Rc<Watch>, is_new: bool) -> Self {
+        Self { wire, watch, verdict: None, opening: is_new.then_some(Opening::Unknown), is_stuck: false }
+    }
+
+    /// What comes after hyper's part, which has ended, in the middle of an answer if `is_broken`.
+    fn into_next(self, client: &Client, ended: Ended, is_broken: bool) -> Next {
+        let Self { wire, verdict, opening, is_stuck, .. } = self;
+        let is_in_order = matches!(ended, Ended::Closed | Ended::Asleep);
+        if let Some(tunnel) = client.tunnel.take().filter(|_| is_in_order && !is_stuck) {
+            return Next::Tunnel(wire, tunnel);
+        }
+        if opening == Some(Opening::Http2) {
+            return Next::Http2(wire);
+        }
+        let finish = match ended {
+            Ended::Asleep => return Next::Dormant(wire),
+            Ended::Closed => Finish::Closed,
+            Ended::TooSlow => Finish::TooSlow,
+            _ if is_broken => Finish::Broken,
+            Ended::Failed(error) if error.is_parse() => Finish::Unreadable(judge(verdict, &wire.unread, client)),
+            Ended::Failed(_) | Ended::Stalled | Ended::CutOff => Finish::Closed,
+        };
+        Next::End(wire.socket, finish)
+    }
+
     /// Whether what is being written is hyper's own error answer: nothing else is written between requests.
     fn is_verdict(&self) -> bool {
         matches!(self.watch.stage(), Stage::Idle | Stage::Head)

@@ -30,6 +30,7 @@ use super::socket::Wire;
 use super::tunnel::Tunnel;
 use super::watch::{Opened, Wait, Watch};
 use crate::config::Limits;
+use crate::gather::Gathered;
 use crate::policy::grpc::Status;
 use crate::upstream::{Duplex, Incoming};
 
@@ -62,9 +63,10 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 /// Serves requests until either side has enough.
 pub(super) async fn serve(wire: Wire, client: &Rc<Client>) {
     let watch = &client.watch;
-    let begun = builder(&client.worker.view().snapshot.limits).handshake(wire);
+    let wire = Gathered::new(wire);
+    let begun = builder(&client.worker.view().snapshot.limits).handshake(wire.clone());
     let Ok(Ok(connection)) = timeout(watch.timeouts.header, begun).await else { return };
-    let mut serving = Serving::new(connection, client);
+    let mut serving = Serving::new(connection, wire, client);
     poll_fn(|cx| serving.poll(cx)).await;
 }
 
@@ -85,7 +87,8 @@ fn builder(limits: &Limits) -> Builder {
 
 /// A connection that is being served.
 struct Serving<'a> {
-    connection: Connection<Wire, Piece>,
+    connection: Connection<Gathered<Wire>, Piece>,
+    wire: Gathered<Wire>,
     client: &'a Rc<Client>,
     /// It has been told that there will be no more requests.
     is_leaving: bool,
@@ -94,14 +97,22 @@ struct Serving<'a> {
 }
 
 impl<'a> Serving<'a> {
-    fn new(mut connection: Connection<Wire, Piece>, client: &'a Rc<Client>) -> Self {
+    fn new(mut connection: Connection<Gathered<Wire>, Piece>, wire: Gathered<Wire>, client: &'a Rc<Client>) -> Self {
         let pings = connection.ping_pong().expect("nobody has asked for it before");
         let vigil = Vigil { pings, asked_at: None, heard_at: Instant::now() };
-        Self { connection, client, is_leaving: false, vigil, outbox: Rc::default() }
+        Self { connection, wire, client, is_leaving: false, vigil, outbox: Rc::default() }
     }
 
     /// Ready once the connection has ended, or has to.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let served = self.poll_streams(cx);
+        match self.wire.poll_send(cx) {
+            Poll::Ready(Err(_)) => Poll::Ready(()),
+            Poll::Ready(Ok(())) | Poll::Pending => served,
+        }
+    }
+
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let watch = &self.client.watch;
         loop {
             match self.connection.poll_accept(cx) {

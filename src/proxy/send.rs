@@ -97,7 +97,7 @@ pub(super) async fn send(
         let is_stream = matches!(channel, Channel::Http2(_));
         let may_go_elsewhere = if is_stream { refusals < MAX_REFUSALS } else { channel.is_reused() };
         prepare(&mut request, &channel, pool.pool());
-        channel.read_at_once(if report.client.watch.is_stream() { READ_FOR_ONE_OF_MANY } else { READ_FOR_ONE });
+        channel.read_at_once(room_for_one_of(report.client.watch.requests_then()));
         if let Some(wish) = attempt.wish {
             if !channel.may_become_passage() {
                 report.failed(Failure::Malformed);
@@ -159,10 +159,16 @@ const MAX_REFUSALS: usize = 2;
 /// Bytes of a request body that are kept while a backend may still refuse to look at it.
 const KEPT_FOR_ANOTHER_TRY: usize = 16 << 10;
 
-/// Bytes of an answer that are read at once. A client that does not read holds as many for each of its requests; a byte less
-/// than a power of two, at which hyper would make room for twice as many.
-const READ_FOR_ONE: u64 = (256 << 10) - 1;
-const READ_FOR_ONE_OF_MANY: u64 = (32 << 10) - 1;
+/// Bytes of an answer that are read at once, at most and at least.
+const READ_FOR_ONE: usize = 256 << 10;
+const READ_FOR_ONE_OF_MANY: usize = 16 << 10;
+
+/// Bytes of an answer that are read at once. A client that does not read holds as many for each of its `requests`, so the later
+/// ones get less. It is a byte less than a power of two, at which hyper would make room for twice as many.
+fn room_for_one_of(requests: usize) -> u64 {
+    let share = READ_FOR_ONE / requests.next_power_of_two();
+    share.max(READ_FOR_ONE_OF_MANY) as u64 - 1
+}
 
 /// What differs by what the request goes over: a stream may be refused after it has begun, and only there anybody looks at
 /// `te` (RFC 9113 §8.2.2).

@@ -102,6 +102,7 @@ impl Drop for Socket {
 }
 
 impl AsyncRead for Socket {
+    #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         on!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
     }
@@ -166,6 +167,7 @@ impl Wire {
 }
 
 impl AsyncRead for Wire {
+    #[inline]
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.unread.is_empty() {
             return Pin::new(&mut self.socket).poll_read(cx, buf);

@@ -98,7 +98,8 @@ pub(super) struct Watch {
     waker: RefCell<Option<Waker>>,
     /// The streams of a connection that carries many requests at once.
     streams: RefCell<Slab<Rc<Watch>>>,
-    is_stream: Cell<bool>,
+    /// How many requests the connection had when this one began, with itself.
+    requests_then: Cell<usize>,
     /// What a stream waits for is overdue.
     overdue: Cell<bool>,
 }
@@ -141,7 +142,7 @@ impl Watch {
             timer: RefCell::new(None),
             waker: RefCell::new(None),
             streams: RefCell::default(),
-            is_stream: Cell::new(false),
+            requests_then: Cell::new(1),
             overdue: Cell::new(false),
         }
     }
@@ -372,13 +373,14 @@ impl Watch {
 
     /// Another stream of this connection, until what is returned is dropped.
     pub(super) fn open(self: &Rc<Self>, stream: Rc<Self>) -> Opened {
-        stream.is_stream.set(true);
-        Opened { connection: Rc::clone(self), at: self.streams.borrow_mut().insert(stream) }
+        let mut streams = self.streams.borrow_mut();
+        stream.requests_then.set(streams.len() + 1);
+        Opened { connection: Rc::clone(self), at: streams.insert(stream) }
     }
 
-    /// Whether this is one of many streams of a connection.
-    pub(super) fn is_stream(&self) -> bool {
-        self.is_stream.get()
+    /// How many requests the connection had when this one began, with itself: 1 for a connection that has one at a time.
+    pub(super) fn requests_then(&self) -> usize {
+        self.requests_then.get()
     }
 
     /// Whether streams are open.

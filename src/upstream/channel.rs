@@ -131,7 +131,7 @@ where
                 let (socket, unread) = std::future::poll_fn(|cx| connection.poll_switched(cx)).await?;
                 Some(Passage::over_connection(socket, unread, connection.take_slot()))
             }
-            (Self::Http2(stream), Incoming::Http2(received)) => stream.into_passage(received),
+            (Self::Http2(stream), Incoming::Http2(received)) => stream.into_passage(received.into_stream()),
             (Self::Http2(_), Incoming::Http1(_)) => None,
         }
     }

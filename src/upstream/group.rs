@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body, Bytes};
@@ -121,7 +121,7 @@ where
     /// Why there is none.
     pub async fn obtain(&self, client: Stated, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
         let chosen = self.choose(&[], now).ok_or(Failure::Unhealthy)?;
-        if !new && let Some(kept) = kept(&self.pools[chosen], client, now).await {
+        if !new && let Some(kept) = poll_fn(|cx| Poll::Ready(self.kept(chosen, client, cx, now))).await {
             return Ok(kept);
         }
         // In a box: what a future may hold at some time it takes up at all times.
@@ -198,6 +198,13 @@ where
         }
     }
 
+    /// A kept connection to the endpoint at `at`.
+    fn kept(&self, at: usize, client: Stated, cx: &mut Context<'_>, now: Instant) -> Option<Obtained<B>> {
+        let pool = &self.pools[at];
+        let channel = pool.take(client, cx, now)?;
+        Some(Obtained { channel, pool: Lease::of(pool), at: now })
+    }
+
     /// Opens one to the endpoint at `at`, or to another one.
     async fn open_one_of(
         &self,
@@ -221,7 +228,7 @@ where
                 // That one endpoint could not be tried for want of our own means is not the backend's fault.
                 None => return Err(if is_ours { Failure::OwnLimit } else { failure }),
             }
-            if !new && let Some(kept) = kept(&self.pools[at], client, now).await {
+            if !new && let Some(kept) = poll_fn(|cx| Poll::Ready(self.kept(at, client, cx, now))).await {
                 return Ok(kept);
             }
         }
@@ -289,15 +296,6 @@ where
         }
         None
     }
-}
-
-async fn kept<B>(pool: &Rc<Pool<B>>, client: Stated, now: Instant) -> Option<Obtained<B>>
-where
-    B: Body<Data = Bytes> + Unpin + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let channel = poll_fn(|cx| Poll::Ready(pool.take(client, cx, now))).await?;
-    Some(Obtained { channel, pool: Lease::of(pool), at: now })
 }
 
 fn failure_of(error: &ConnectError) -> Failure {

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, Reason, SendStream};
+use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, Version};
@@ -20,10 +20,11 @@ use tokio::task::{spawn_local, unconstrained};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::http1::AbortOnDrop;
-use super::incoming::{BrokenOff, Incoming, Received};
+use super::incoming::{BrokenOff, Incoming};
 use super::passage::Passage;
 use super::{Answered, Duplex, Fault, SendError, Socket};
 use crate::capacity::Slot;
+use crate::gather::Gathered;
 
 /// Streams that we open on one connection, if the backend does not want fewer.
 const MAX_STREAMS: u32 = 100;
@@ -71,6 +72,7 @@ impl Connection {
         max_header_size: usize,
         slot: Slot,
     ) -> Result<Self, h2::Error> {
+        let socket = Gathered::new(socket);
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -78,9 +80,9 @@ impl Connection {
             .initial_max_send_streams(0) // until we are told
             .max_send_buffer_size(SEND_BUFFER)
             .max_header_list_size(u32::try_from(max_header_size).unwrap_or(u32::MAX))
-            .handshake(socket)
+            .handshake(socket.clone())
             .await?;
-        poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+        poll_fn(|cx| match poll_connection(&mut connection, &socket, cx) {
             Poll::Ready(ended) => Poll::Ready(ended.and(Err(Reason::PROTOCOL_ERROR.into()))),
             Poll::Pending if sender.current_max_send_streams() > 0 => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
@@ -88,7 +90,7 @@ impl Connection {
         .await?;
         let (streams, ended, idle_since) = (Cell::new(0), Cell::new(false), Cell::new(Instant::now()));
         let state = Rc::new(State { streams, ended, idle_since });
-        spawn_local(unconstrained(drive(connection, Rc::clone(&state), slot)));
+        spawn_local(unconstrained(drive(connection, socket, Rc::clone(&state), slot)));
         Ok(Self { sender, scheme, state })
     }
 
@@ -134,11 +136,26 @@ impl Connection {
     }
 }
 
+type Http2 = h2::client::Connection<Gathered<Socket>, Bytes>;
+
+/// Reads and writes for all streams; ready once the connection has ended.
+fn poll_connection(
+    connection: &mut Http2,
+    socket: &Gathered<Socket>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), h2::Error>> {
+    let ended = Pin::new(connection).poll(cx);
+    match socket.poll_send(cx) {
+        Poll::Ready(Err(_)) => Poll::Ready(Err(Reason::INTERNAL_ERROR.into())),
+        Poll::Ready(Ok(())) | Poll::Pending => ended,
+    }
+}
+
 /// Reads and writes for all streams until the connection ends: by itself, once nobody can use it any more.
-async fn drive(mut connection: h2::client::Connection<Socket, Bytes>, state: Rc<State>, slot: Slot) {
+async fn drive(mut connection: Http2, socket: Gathered<Socket>, state: Rc<State>, slot: Slot) {
     let pings = connection.ping_pong().expect("nobody has asked for it before");
     let mut silence = pin!(silence(pings, &state));
-    poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
+    poll_fn(|cx| match poll_connection(&mut connection, &socket, cx) {
         Poll::Pending => silence.as_mut().poll(cx),
         Poll::Ready(_whoever_waits_is_told) => Poll::Ready(()),
     })
@@ -221,9 +238,9 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
     }
 
     /// Both directions, for what is no HTTP; `None` if it was never sent.
-    pub(super) fn into_passage(self, received: Received) -> Option<Passage> {
+    pub(super) fn into_passage(self, receiving: RecvStream) -> Option<Passage> {
         let sending = self.upload?.stream;
-        Some(Passage::over_stream(Duplex::new(received.into_stream(), sending), self.claim))
+        Some(Passage::over_stream(Duplex::new(receiving, sending), self.claim))
     }
 
     /// Sends what can be sent, and tells whether the answer has begun.

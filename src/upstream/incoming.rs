@@ -27,8 +27,8 @@ impl From<h2::Error> for BrokenOff {
 pub enum Incoming {
     /// Over a connection of HTTP/1.
     Http1(body::Incoming),
-    /// Over a stream of HTTP/2.
-    Http2(Received),
+    /// Over a stream of HTTP/2. In a box, so that what comes over HTTP/1 is moved about with less.
+    Http2(Box<Received>),
 }
 
 /// What follows a head on a stream. Whoever sends it may go on as far as it is read.
@@ -53,7 +53,7 @@ impl Incoming {
     pub fn of_stream(stream: RecvStream, headers: &HeaderMap) -> Self {
         let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let left = if stream.is_end_stream() { Some(0) } else { length };
-        Self::Http2(Received { stream, left, is_read: false })
+        Self::Http2(Box::new(Received { stream, left, is_read: false }))
     }
 
     /// The stream by which it comes, if it comes by one.
