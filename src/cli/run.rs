@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::RunArgs;
 use super::admin_client::named;
+use crate::admin::status::ListenerStatus;
 use crate::app::{App, Signal};
 use crate::{descriptors, telemetry};
 
@@ -29,8 +30,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let signals = listen_to_signals()?;
         // What status and logs tell to type has to work wherever it is typed.
         let app = App::bind(&std::path::absolute(&args.config)?)?;
-        for (address, listener) in app.addresses().iter().zip(&app.config().listeners) {
-            tracing::info!("clients on {}", with_scheme(address.url(), listener.tls.is_some()));
+        for listener in &app.listeners() {
+            tracing::info!("clients on {}", ListenerStatus::of(listener, &listener.address));
         }
         let admin = app.admin_address();
         tracing::info!("admin on {admin}; try `tidegate status{}`", named(&admin));
@@ -40,15 +41,6 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     // Workers may be saying their last words; a file system that hangs is not waited for.
     runtime.shutdown_timeout(LAST_WORDS);
     ended
-}
-
-/// How clients name an address, with TLS or without.
-fn with_scheme(url: String, is_secret: bool) -> String {
-    match url.strip_prefix("http://") {
-        Some(rest) if is_secret => format!("https://{rest}"),
-        _ if is_secret => format!("{url} (TLS)"),
-        _ => url,
-    }
 }
 
 /// HUP reloads, TERM and INT leave.
@@ -70,20 +62,4 @@ pub(super) fn listen_to_signals() -> io::Result<mpsc::Receiver<Signal>> {
         });
     }
     Ok(signals)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_listener_with_tls_is_named_as_such() {
-        for (url, is_secret, told) in [
-            ("http://127.0.0.1:8443", true, "https://127.0.0.1:8443"),
-            ("http://127.0.0.1:8080", false, "http://127.0.0.1:8080"),
-            ("unix:/run/t.sock", true, "unix:/run/t.sock (TLS)"),
-        ] {
-            assert_eq!(with_scheme(url.to_owned(), is_secret), told);
-        }
-    }
 }

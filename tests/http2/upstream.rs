@@ -1,18 +1,20 @@
 //! Backends that speak HTTP/2: connections that are shared, and streams that a backend does not want.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use h2::Reason;
-use http::{Method, Response};
+use h2::server::SendResponse;
+use http::{HeaderMap, Method, Response};
+use tokio::sync::{Barrier, Notify};
 use tokio::task::spawn_local;
-use tokio::time::sleep;
 
 use crate::support::backend::{Backend, Connection};
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frame, HEADERS};
 use crate::support::http2::{self, Client, Exchange, Frames, get, request, run};
-use crate::support::{Tidegate, eventually};
+use crate::support::{Tidegate, eventually, eventually_here};
 
 /// A config that sends everything to one backend that speaks HTTP/2, with more keys for it, over one worker.
 fn before(url: &str, more: &str) -> String {
@@ -38,9 +40,13 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 
 #[test]
 fn fifty_requests_at_once_share_a_connection() {
-    let backend = http2::Backend::doing(|exchange: Exchange| async move {
-        sleep(Duration::from_millis(100)).await;
-        exchange.answer("hello").await;
+    let all = Arc::new(Barrier::new(50));
+    let backend = http2::Backend::doing(move |exchange: Exchange| {
+        let all = Arc::clone(&all);
+        async move {
+            all.wait().await;
+            exchange.answer("hello").await;
+        }
     });
     let tidegate = Tidegate::start_whole(&before(&format!("http://{}", backend.address), ""));
     run(async {
@@ -58,20 +64,26 @@ fn fifty_requests_at_once_share_a_connection() {
 fn a_backend_that_takes_one_stream_at_a_time_gets_more_connections() {
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(1);
-    let backend = http2::Backend::with(builder, |exchange: Exchange| async move {
-        sleep(Duration::from_millis(if exchange.head.uri.path() == "/slow" { 1500 } else { 20 })).await;
-        exchange.answer("hello").await;
+    let go = Arc::new(Notify::new());
+    let may_go = Arc::clone(&go);
+    let backend = http2::Backend::with(builder, move |exchange: Exchange| {
+        let may_go = Arc::clone(&may_go);
+        async move {
+            if exchange.head.uri.path() == "/slow" {
+                may_go.notified().await;
+            }
+            exchange.answer("hello").await;
+        }
     });
     let tidegate = Tidegate::start_whole(&before(&format!("http://{}", backend.address), ""));
     run(async {
         let mut client = Client::connect(tidegate.address).await;
         let (slow, _) = client.begin(get("/slow"), true).await;
-        sleep(Duration::from_millis(50)).await;
-        let since = Instant::now();
+        eventually_here("the slow one runs", || backend.heads().len() == 1).await;
         for _ in 0..5 {
-            assert_eq!(client.get("/").await.status, 200);
+            assert_eq!(client.get("/").await.status, 200, "nobody waits for the slow one");
         }
-        assert!(since.elapsed() < Duration::from_millis(1000), "nobody waits for the slow one");
+        go.notify_one();
         assert_eq!(slow.await.unwrap().status(), 200);
     });
     assert_eq!(backend.connections(), 2, "the second one is used again and again");
@@ -121,6 +133,88 @@ fn a_backend_that_lowers_what_it_takes_is_heeded() {
     assert!(connections.load(SeqCst) > 1);
 }
 
+#[test]
+fn a_backend_that_takes_no_more_on_a_connection_gets_another_in_its_place() {
+    let backend = frames(&[(MAX_CONCURRENT_STREAMS, 100)], |frames| {
+        while let Some(head) = frames.read_until(HEADERS) {
+            frames.write(&Frame::settings(&[(MAX_CONCURRENT_STREAMS, 0)]));
+            frames.answer(head.stream);
+        }
+    });
+    let tidegate = Tidegate::start_whole(&before(&backend.url(), ", timeouts: { idle: 60s }"));
+    let mut client = tidegate.client();
+    for nth in 1..=20 {
+        assert_eq!(client.get("/", &[]).status, 200);
+        assert_eq!(backend.connections(), nth);
+    }
+    eventually("but the last one they are closed", || backend.open_connections() == 1);
+    assert_eq!(tidegate.metric("tidegate_backend_connections{backend=\"only\"}"), 1.0);
+}
+
+#[test]
+fn while_a_backend_takes_nothing_everybody_waits_for_one_connection() {
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let may_go_on = Arc::clone(&goes_on);
+    let backend = frames(&[(MAX_CONCURRENT_STREAMS, 0)], move |frames| {
+        eventually("it may go on", || may_go_on.load(SeqCst));
+        frames.write(&Frame::settings(&[(MAX_CONCURRENT_STREAMS, 100)]));
+        while let Some(head) = frames.read_until(HEADERS) {
+            frames.answer(head.stream);
+        }
+    });
+    let tidegate = Tidegate::start_whole(&before(&backend.url(), ", timeouts: { connect: 20s }"));
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        let mut waiting = Vec::new();
+        for _ in 0..20 {
+            waiting.push(client.begin(get("/"), true).await.0);
+        }
+        let running = || tidegate.metric("tidegate_inflight_requests{rollout=\"\",side=\"\"}");
+        eventually_here("all of them run", || running() == 20.0).await;
+        goes_on.store(true, SeqCst);
+        for answer in waiting {
+            assert_eq!(answer.await.unwrap().status(), 200);
+        }
+    });
+    assert_eq!(backend.connections(), 1);
+}
+
+#[test]
+fn who_waits_for_a_connection_that_another_has_begun_late_has_not_waited_in_vain() {
+    let goes_on = Arc::new(AtomicBool::new(false));
+    let (may_go_on, connections) = (Arc::clone(&goes_on), Arc::new(AtomicUsize::new(0)));
+    let backend = Backend::scripted(move |connection| {
+        if connections.fetch_add(1, SeqCst) == 0 {
+            connection.is_closed_by_peer(); // not a word
+            return;
+        }
+        eventually("it may go on", || may_go_on.load(SeqCst));
+        let mut frames = Frames(&mut connection.stream);
+        frames.welcome(&[]).unwrap();
+        while let Some(head) = frames.read_until(HEADERS) {
+            frames.answer(head.stream);
+        }
+    });
+    let tidegate = Tidegate::start_whole(&before(&backend.url(), ", timeouts: { connect: 2s }"));
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        let (_leaves, mut first) = client.begin(get("/first"), true).await;
+        let (second, _) = client.begin(get("/second"), true).await;
+        let (third, _) = client.begin(get("/third"), true).await;
+        let begun = Instant::now();
+        let has_passed = |millis| begun.elapsed() >= Duration::from_millis(millis);
+        eventually_here("the first waits", || has_passed(1_000) && backend.connections() == 1).await;
+        first.send_reset(Reason::CANCEL); // and with it goes the connection that the others wait for
+        eventually_here("another is begun", || has_passed(2_200) && backend.connections() == 2).await;
+        goes_on.store(true, SeqCst);
+        assert_eq!(second.await.unwrap().status(), 200);
+        assert_eq!(third.await.unwrap().status(), 200);
+    });
+    assert_eq!(backend.connections(), 2);
+    let failures = "tidegate_upstream_failures_total{rollout=\"\",side=\"\",cause=\"connect_timeout\"}";
+    assert_eq!(tidegate.metric(failures), 0.0);
+}
+
 /// A backend that refuses the first `refusals` streams, whichever connection they come on, once their body has begun if they
 /// have one; and how many it has seen.
 fn refusing(refusals: usize, reason: Reason) -> (Backend, Arc<AtomicUsize>) {
@@ -154,6 +248,40 @@ fn a_refused_stream_is_tried_again_twice() {
         assert_eq!(tidegate.client().get("/", &[]).status, status, "{refusals} refusals");
         assert_eq!(streams.load(SeqCst), tries);
     }
+}
+
+fn retries(tidegate: &Tidegate) -> f64 {
+    tidegate.metric("tidegate_retries_total{backend=\"only\",cause=\"refused\"}")
+}
+
+fn refused(tidegate: &Tidegate) -> f64 {
+    tidegate.metric("tidegate_upstream_failures_total{rollout=\"\",side=\"\",cause=\"refused\"}")
+}
+
+#[test]
+fn a_refused_stream_is_tried_again_once_without_a_word_and_then_as_any_retry() {
+    for (attempts, tries) in [(0, 2), (1, 3), (3, 5)] {
+        let (backend, streams) = refusing(usize::MAX, Reason::REFUSED_STREAM);
+        let more = format!(", retries: {{ attempts: {attempts} }}");
+        let tidegate = Tidegate::start_whole(&before(&backend.url(), &more));
+        assert_eq!(tidegate.client().get("/", &[]).status, 502);
+        assert_eq!(streams.load(SeqCst), tries, "{attempts} attempts");
+        assert_eq!((retries(&tidegate), refused(&tidegate)), (tries as f64 - 1.0, 1.0));
+    }
+}
+
+#[test]
+fn how_often_refused_streams_are_tried_again_is_bounded() {
+    const REQUESTS: usize = 400;
+    let (backend, streams) = refusing(usize::MAX, Reason::REFUSED_STREAM);
+    let more = ", retries: { budget: 1% }, ejection: { enabled: false }";
+    let tidegate = Tidegate::start_whole(&before(&backend.url(), more));
+    let mut client = tidegate.client();
+    (0..REQUESTS).for_each(|_| assert_eq!(client.get("/", &[]).status, 502));
+    // Each a second time, a hundred of them a third time, and then one in a hundred.
+    let streams = streams.load(SeqCst);
+    assert!((2 * REQUESTS + 100..=2 * REQUESTS + 105).contains(&streams), "{streams}");
+    assert_eq!(retries(&tidegate), (streams - REQUESTS) as f64);
 }
 
 #[test]
@@ -191,6 +319,67 @@ fn a_refused_body_is_sent_again_as_long_as_all_of_it_is_here() {
     assert!(matches!((answer.status, streams.load(SeqCst)), (502, 1) | (200, 2)), "{answer:?}");
 }
 
+/// A backend that reads requests to their end, ends the first `failures` of them like this, and answers the others with all that
+/// came.
+fn that_reads_all(
+    failures: usize,
+    fail: impl Fn(&mut SendResponse<Bytes>) + Copy + Send + Sync + 'static,
+) -> http2::Backend {
+    let streams = Arc::new(AtomicUsize::new(0));
+    http2::Backend::doing(move |mut exchange: Exchange| {
+        let fails = streams.fetch_add(1, SeqCst) < failures;
+        async move {
+            let body = http2::read_all(&mut exchange.body).await.unwrap();
+            let trailers = exchange.body.trailers().await.unwrap().unwrap_or_default();
+            if fails {
+                return fail(&mut exchange.respond);
+            }
+            exchange.answer(format!("{}{trailers:?}", String::from_utf8_lossy(&body))).await;
+        }
+    })
+}
+
+/// What is answered to a call with this body and trailers, the second time that it is sent.
+fn ask_with_trailers(tidegate: &Tidegate, body: &'static str) -> http2::Answer {
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        let lines = [("content-type", "application/grpc"), ("te", "trailers"), ("idempotency-key", "42")];
+        let (response, mut upload) = client.begin(request(Method::POST, "/", &lines), false).await;
+        http2::send(&mut upload, body.into(), false).await.unwrap();
+        upload.send_trailers(HeaderMap::from_iter([("x-sum".parse().unwrap(), "1".parse().unwrap())])).unwrap();
+        http2::read(response.await.unwrap()).await.unwrap()
+    })
+}
+
+#[test]
+fn what_is_refused_after_its_end_is_sent_again_with_its_trailers() {
+    for body in ["", "hello"] {
+        let backend = that_reads_all(1, |respond| respond.send_reset(Reason::REFUSED_STREAM));
+        let tidegate = Tidegate::start_whole(&before(&format!("http://{}", backend.address), ""));
+        assert_eq!(ask_with_trailers(&tidegate, body).text(), format!("{body}{{\"x-sum\": \"1\"}}"));
+        assert_eq!(backend.heads().len(), 2);
+    }
+}
+
+#[test]
+fn what_old_is_asked_by_a_shield_has_its_trailers() {
+    for body in ["", "hello"] {
+        let fails = |respond: &mut SendResponse<Bytes>| {
+            let _it_may_be_gone = respond.send_response(Response::builder().status(500).body(()).unwrap(), true);
+        };
+        let (old, new) = (that_reads_all(0, fails), that_reads_all(1, fails));
+        let side = |backend: &http2::Backend| format!("{{ endpoints: ['http://{}'], protocol: h2 }}", backend.address);
+        let tidegate = Tidegate::start(&format!(
+            "backends: {{ v1: {}, v2: {} }}\n\
+             rollout: {{ old: v1, new: v2, key: header:x-user-id, percent: 100, on_missing: new, shield: {{}} }}\n",
+            side(&old),
+            side(&new)
+        ));
+        assert_eq!(ask_with_trailers(&tidegate, body).text(), format!("{body}{{\"x-sum\": \"1\"}}"));
+        assert_eq!((new.heads().len(), old.heads().len()), (1, 1));
+    }
+}
+
 #[test]
 fn a_refused_body_that_went_on_for_too_long_is_not_sent_again() {
     let backend = frames(&[], |frames| {
@@ -220,7 +409,7 @@ fn what_a_backend_leaves_out_when_it_goes_away_goes_elsewhere_and_the_rest_is_an
         }
         let streams: Vec<u32> = (0..3).map(|_| frames.read_until(HEADERS).unwrap().stream).collect();
         frames.go_away(streams[0], Reason::NO_ERROR);
-        std::thread::sleep(Duration::from_millis(100));
+        eventually("the others go elsewhere", || count.load(SeqCst) > 1);
         frames.answer(streams[0]);
         while frames.read().is_some() {}
     });
@@ -236,6 +425,7 @@ fn what_a_backend_leaves_out_when_it_goes_away_goes_elsewhere_and_the_rest_is_an
         }
     });
     assert_eq!(connections.load(SeqCst), 2);
+    assert_eq!((retries(&tidegate), refused(&tidegate)), (2.0, 0.0));
 }
 
 #[test]
@@ -279,12 +469,12 @@ fn what_a_backend_leaves_out_goes_elsewhere_even_if_it_closes_at_once() {
 
 #[test]
 fn a_backend_that_speaks_another_version_is_found_out_at_once() {
-    let backend = Backend::named("old");
-    let tidegate = Tidegate::start_whole(&before(&Backend::saying("HTTP/1.1 400 Bad Request\r\n\r\n").url(), ""));
-    let since = Instant::now();
+    let backend = Backend::scripted(|connection| {
+        connection.write(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+        connection.is_closed_by_peer();
+    });
+    let tidegate = Tidegate::start_whole(&before(&backend.url(), ", timeouts: { connect: 20s }"));
     assert_eq!(tidegate.client().get("/", &[]).status, 502);
-    assert!(since.elapsed() < Duration::from_secs(1));
-    drop(backend);
 }
 
 #[test]
