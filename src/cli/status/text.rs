@@ -120,7 +120,7 @@ fn reload(page: &mut Page<'_>, status: &Status) {
             }
             Room::Little => {
                 page.line(format!("reload   {told}"));
-                indented(&first_of(error), 2).lines().for_each(|line| page.line(line));
+                indented(&first_of(error), 2).lines().for_each(|line| page.line(fitted(line, page.width)));
             }
             Room::Least => {
                 let message = error.lines().next().unwrap_or_default();

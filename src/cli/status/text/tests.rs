@@ -740,6 +740,7 @@ const TWO_ERRORS: &str = "error: unknown key `percnt`
   |
 7 |   percnt: 5
   |   ^^^^^^
+  = allowed: old, new, percent, steps, strategy, blue, green, active, key, hash, salt
   = help: did you mean `percent`?
 
 error: unknown kind of key `hedr`
@@ -762,6 +763,7 @@ fn of_two_errors_the_first_is_told_where_there_is_no_room_for_both() {
     |
   7 |   percnt: 5
     |   ^^^^^^
+    = allowed: old, new, percent, steps, strategy, blue, green, active, key, ha…
     = help: did you mean `percent`?
   ... and 1 more
 ";
