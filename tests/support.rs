@@ -2,6 +2,7 @@
 //! are told to.
 
 pub mod backend;
+pub mod claims;
 pub mod client;
 pub mod dns;
 pub mod fault;

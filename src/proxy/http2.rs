@@ -111,6 +111,10 @@ impl Serving<'_> {
         let watch = &self.client.watch;
         loop {
             match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((_, respond)))) if watch.is_toyed_with() => {
+                    self.refuse(respond);
+                    continue;
+                }
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     begin(self.client, request, respond, Rc::clone(&self.outbox));
                     continue;
@@ -136,6 +140,14 @@ impl Serving<'_> {
                 Poll::Ready(_) => self.leave(),
                 Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+
+    /// Has the client go elsewhere with this and all that follows.
+    fn refuse(&mut self, mut respond: SendResponse<Piece>) {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        if !self.is_leaving {
+            self.leave();
         }
     }
 

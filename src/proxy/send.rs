@@ -53,7 +53,7 @@ pub(super) type Tried = Result<Answer, Trouble>;
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// Not a byte of the request was sent: it may go over another connection.
+    /// Not a byte of the request was sent, or nobody has looked at it: it may go over another connection.
     Unsent(Failure, Box<Request<RequestBody>>),
     /// The client's body broke.
     Client(Progress),
