@@ -18,11 +18,12 @@ use crate::admin;
 use crate::config::{self, Config, ConfigError, ListenAddress};
 use crate::control::controller::{Controller, Memories};
 use crate::control::files::{Files, Nudge, environment};
-use crate::control::in_force::{InForce, Told};
+use crate::control::in_force::{FORGOTTEN, InForce, Told};
 use crate::control::journal::{Found, Journal, OpenError, takes_nothing};
 use crate::control::names::Lookout;
 use crate::control::order::Desk;
 use crate::control::overview::{Overview, Sources};
+use crate::descriptors::Supply;
 use crate::listen::{self, Access, Listener};
 use crate::metrics::Registry;
 use crate::proxy::accept::{self, Door};
@@ -45,7 +46,7 @@ pub enum StartError {
         /// The address.
         address: ListenAddress,
         /// Where it comes from.
-        key: &'static str,
+        key: String,
         /// Why not.
         cause: io::Error,
     },
@@ -61,8 +62,13 @@ pub enum StartError {
     #[error(transparent)]
     Journal(#[from] OpenError),
     /// The access log cannot be written.
-    #[error("cannot open access_log: {0}")]
-    AccessLog(io::Error),
+    #[error("cannot open access_log {}: {cause}\nhelp: its folder has to be there, and the user who runs tidegate has to be allowed to write to it", .path.display())]
+    AccessLog {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        cause: io::Error,
+    },
     /// A worker ended while it should have served. Its clients lost their connections; the others were drained.
     #[error("worker {0} ended by itself")]
     Worker(usize),
@@ -117,17 +123,22 @@ impl App {
         if let Some(state_dir) = &config.state_dir {
             prepare(state_dir).map_err(|cause| StartError::StateDir { path: state_dir.clone(), cause })?;
         }
-        let listeners = config.listeners.iter().map(|listener| bind(&listener.address, Access::Everyone, "listen"));
+        let key = |at| match config.written.get("listeners") {
+            Some(_) => format!("listeners[{at}].address"),
+            None => "listen".to_owned(),
+        };
+        let listeners = config.listeners.iter().enumerate();
+        let listeners = listeners.map(|(at, listener)| bind(&listener.address, Access::Everyone, key(at)));
         let listeners = listeners.collect::<Result<_, _>>()?;
-        let admin = bind(&config.admin.address, Access::Owner, "admin.address")?;
-        let access_log = config.access_log.as_ref().map(AccessLog::open).transpose().map_err(StartError::AccessLog)?;
+        let admin = bind(&config.admin.address, Access::Owner, "admin.address".to_owned())?;
+        let access_log = config.access_log.as_ref().map(open_log).transpose()?;
         let (journal, found) = match &config.state_dir {
             Some(state_dir) => Journal::open(state_dir)?,
             None => (Journal::in_memory(), Found::Nothing),
         };
         let (in_force, told) = InForce::new(path.to_owned(), config, found, SystemTime::now());
         if let Some(why) = in_force.lost() {
-            tracing::error!("{why}; every rollout is on old until it is resumed");
+            tracing::error!("{why}; every rollout is on old until it is resumed; {FORGOTTEN}");
         }
         Ok(Self { text, in_force, told, journal, listeners, admin, access_log })
     }
@@ -208,6 +219,7 @@ impl DataPlane {
     ) -> Result<Self, StartError> {
         let workers = count_workers(in_force.config().workers);
         let dropped = access_log.map(|(log, _)| log.dropped());
+        let supply = shared_out(in_force.config(), workers);
         let registry = Arc::new(Registry::new(workers.get()).with_access_log(dropped));
         let snapshot = Arc::new(ArcSwap::from_pointee(in_force.snapshot(&registry)));
         let shared = Shared {
@@ -225,6 +237,7 @@ impl DataPlane {
             workers: workers.iter().map(|worker| worker.errands.clone()).collect(),
             snapshot: Arc::clone(&snapshot),
             registry: Arc::clone(&registry),
+            supply,
             ending: ending.clone(),
         };
         let door = accept::open(door).map_err(StartError::Thread)?;
@@ -394,8 +407,31 @@ fn count_workers(configured: Option<NonZeroUsize>) -> NonZeroUsize {
     configured.unwrap_or_else(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
 }
 
+fn open_log(target: &config::AccessLog) -> Result<(AccessLog, WorkerGuard), StartError> {
+    AccessLog::open(target).map_err(|cause| {
+        let path = match target {
+            config::AccessLog::Stdout => PathBuf::from("stdout"),
+            config::AccessLog::File(path) => path.clone(),
+        };
+        StartError::AccessLog { path, cause }
+    })
+}
+
+/// What descriptors there are, with a word if they are too few for the clients that the config lets in.
+fn shared_out(config: &Config, workers: NonZeroUsize) -> Supply {
+    let supply = Supply::shared_out(workers.get());
+    let (clients, to_backends) = (config.limits.max_connections, config.connections_to_backends());
+    if let (Some(limit), Some(wanted)) = (supply.limit, supply.wanted(clients, to_backends)) {
+        tracing::warn!(
+            "there are {limit} descriptors (ulimit -n), which is enough for {} clients; limits.max_connections of {clients} needs {wanted}",
+            supply.clients(to_backends)
+        );
+    }
+    supply
+}
+
 /// `key` is the one in the config that names the address.
-fn bind(address: &ListenAddress, access: Access, key: &'static str) -> Result<Listener, StartError> {
+fn bind(address: &ListenAddress, access: Access, key: String) -> Result<Listener, StartError> {
     listen::bind(address, access).map_err(|cause| StartError::Bind { address: address.clone(), key, cause })
 }
 

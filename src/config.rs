@@ -5,6 +5,7 @@
 
 mod check;
 mod de;
+mod difference;
 mod document;
 mod endpoint;
 mod error;
@@ -31,6 +32,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::difference::changed_keys;
 use self::document::{Document, Format, Place};
 pub use self::endpoint::{Address, Endpoint, Scheme};
 pub use self::error::{ConfigError, Fault};
@@ -209,6 +211,14 @@ pub enum ListenAddress {
     Tcp(SocketAddr),
     /// `unix:/path`
     Unix(PathBuf),
+}
+
+impl Config {
+    /// How many connections to backends there may be at once, to all of them.
+    #[must_use]
+    pub fn connections_to_backends(&self) -> usize {
+        self.backends.values().map(|backend| backend.limits.max_connections).sum()
+    }
 }
 
 impl ListenAddress {

@@ -4,6 +4,7 @@
 //! and follows its config file as it changes. The modules below stand in the order in which they may import: a module
 //! uses those above it. ARCHITECTURE.md is the map.
 
+pub mod descriptors;
 pub mod gather;
 pub mod policy;
 pub mod proxy_header;

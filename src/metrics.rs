@@ -440,7 +440,7 @@ pub struct Registry {
     pub connections: Box<[ConnectionMeters]>,
     /// TLS with clients, by worker.
     pub tls: Box<[TlsMeters]>,
-    log_dropped: Option<ErrorCounter>,
+    log_dropped: Option<DroppedLines>,
     /// Failed `accept` calls.
     pub accept_errors: AtomicU64,
     /// Connections that were turned away because there were too many.
@@ -449,6 +449,21 @@ pub struct Registry {
     pub proxy_protocol_errors: AtomicU64,
     /// Names of backends that could not be looked up when they should have been.
     pub dns_failures: AtomicU64,
+}
+
+/// Lines of the access log that are not in it.
+#[derive(Clone, Debug)]
+pub struct DroppedLines {
+    /// There was no room for them in the queue.
+    pub queue: ErrorCounter,
+    /// They could not be written.
+    pub writer: Arc<AtomicU64>,
+}
+
+impl DroppedLines {
+    fn count(&self) -> u64 {
+        self.queue.dropped_lines() as u64 + self.writer.load(Relaxed)
+    }
 }
 
 /// What one worker knows of its clients' connections.
@@ -494,16 +509,16 @@ impl Registry {
         }
     }
 
-    /// With an access log that counts in `dropped` the lines it could not keep up with.
+    /// With an access log that counts in `dropped` the lines that are not in it.
     #[must_use]
-    pub fn with_access_log(self, dropped: Option<ErrorCounter>) -> Self {
+    pub fn with_access_log(self, dropped: Option<DroppedLines>) -> Self {
         Self { log_dropped: dropped, ..self }
     }
 
-    /// Access log lines that were dropped because the writer was behind.
+    /// Access log lines that were dropped because the writer was behind, or could not be written.
     #[must_use]
     pub fn log_dropped(&self) -> u64 {
-        self.log_dropped.as_ref().map_or(0, |dropped| dropped.dropped_lines() as u64)
+        self.log_dropped.as_ref().map_or(0, DroppedLines::count)
     }
 
     /// The series of requests that no rollout decides.

@@ -19,6 +19,7 @@ pub mod headers;
 mod http1;
 mod http2;
 mod inspect;
+mod log_file;
 mod notice;
 mod outbox;
 pub mod peer;

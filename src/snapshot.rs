@@ -74,6 +74,8 @@ pub struct Snapshot {
     pub timeouts: config::ClientTimeouts,
     /// How much a client may send.
     pub limits: config::Limits,
+    /// Connections to backends that there may be at once, to all of them.
+    pub connections_to_backends: usize,
     /// The meters of requests that no rollout decides.
     pub unsplit: Arc<Series>,
 }
@@ -417,6 +419,7 @@ impl Snapshot {
             trusted_proxies: config.trusted_proxies.clone(),
             timeouts: config.timeouts.clone(),
             limits: config.limits.clone(),
+            connections_to_backends: config.connections_to_backends(),
             unsplit: registry.unsplit(),
         }
     }

@@ -3,6 +3,7 @@
 //! Lines go over a bounded queue to a thread of their own. A reader that stalls or has gone costs lines, never time.
 
 use std::io::{self, IsTerminal as _};
+use std::time::{Duration, Instant};
 
 use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -12,6 +13,9 @@ use tracing_subscriber::filter::LevelFilter;
 pub const LEVEL_VARIABLE: &str = "TIDEGATE_LOG";
 /// `json` for machines; anything else is text.
 pub const FORMAT_VARIABLE: &str = "TIDEGATE_LOG_FORMAT";
+
+/// How often to tell of what may last.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Starts logging, at `level` unless [`LEVEL_VARIABLE`] says otherwise. The guard writes what is left when it is dropped.
 #[must_use = "the last lines are written when the guard is dropped"]
@@ -38,6 +42,22 @@ fn filter(asked: Option<&str>, level: &str) -> EnvFilter {
 fn text(filter: EnvFilter, writer: NonBlocking) {
     let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colour).with_target(false).init();
+}
+
+/// Tells of a trouble that may last, without filling the log with it.
+#[derive(Debug, Default)]
+pub struct Complaints {
+    told_at: Option<Instant>,
+}
+
+impl Complaints {
+    /// Has `tell` say it, unless it was said in the last ten seconds.
+    pub fn complain(&mut self, tell: impl FnOnce()) {
+        if self.told_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            self.told_at = Some(Instant::now());
+            tell();
+        }
+    }
 }
 
 #[cfg(test)]

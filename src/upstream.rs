@@ -26,5 +26,5 @@ pub use incoming::{BrokenOff, Incoming};
 pub use passage::Passage;
 pub use pool::{Lease, Pool};
 pub use silence::mind_silence;
-pub use socket::Socket;
+pub use socket::{Room, Socket};
 pub use vigil::{Demand, Heard, Patience, Presence, Vigil};

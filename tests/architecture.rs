@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Modules from the bottom to the top: each may use those on its own line's left and on earlier lines.
 const LAYERS: &[&[&str]] = &[
-    &["gather", "policy", "proxy_header", "telemetry", "tls"],
+    &["descriptors", "gather", "policy", "proxy_header", "telemetry", "tls"],
     &["config", "capacity", "metrics"],
     &["hold", "listen", "snapshot", "upstream"],
     &["proxy"],

@@ -7,14 +7,14 @@ use crate::support::{Backend, eventually};
 /// A process with one rollout, `default`, at 0 %, and a memory.
 struct Rig {
     tidegate: Process,
-    _backends: [Backend; 2],
+    backends: [Backend; 2],
 }
 
 impl Rig {
     fn start() -> Self {
         let (old, new) = (Backend::named("old"), Backend::named("new"));
         let config = format!("workers: 1\nstate_dir: state\n{}", split(&old, &new, "0", ""));
-        Self { tidegate: Process::start(&config), _backends: [old, new] }
+        Self { tidegate: Process::start(&config), backends: [old, new] }
     }
 
     fn side_of(&self, user: u32) -> String {
@@ -88,4 +88,25 @@ fn wrong_usage_is_2_and_a_refusal_is_1() {
         let (ended, _, stderr) = rig.tidegate.run(words);
         assert!(ended == code && stderr.contains(says), "{words:?} ends with {ended}: {stderr}");
     }
+}
+
+#[test]
+fn the_record_says_which_keys_of_the_file_changed() {
+    let rig = Rig::start();
+    let [old, new] = &rig.backends;
+    let config = format!("workers: 1\nstate_dir: state\n{}", split(new, old, "0", ""));
+    rig.tidegate.edit(&config);
+    eventually("it is on record", || {
+        rig.tidegate.done(&["audit"]).contains("the config file changed: rollout.new, rollout.old")
+    });
+}
+
+#[test]
+fn a_rollback_that_a_file_asks_for_too_is_lifted_there_first() {
+    let rig = Rig::start();
+    std::fs::write(rig.tidegate.dir.path().join("state/ROLLBACK"), "").unwrap();
+    eventually("the file comes first", || {
+        let told = rig.tidegate.done(&["rollback"]);
+        told.contains("to lift it: rm ") && told.ends_with("/state/ROLLBACK, then tidegate resume default\n")
+    });
 }

@@ -168,6 +168,8 @@ fn a_state_with_one_wrong_bit_means_old_and_everybody_is_told() {
     assert!(ready.status == 200 && ready.text().contains("state.json.corrupt"), "{}", ready.text());
     assert!(admin(&scene.process, "/metrics").text().contains("\ntidegate_state_lost 1\n"));
     assert_eq!(scene.status()["rollback"]["latches"][0]["source"], "state");
+    let note = admin(&scene.process, "/api/v1/status").json()["state"]["note"].to_string();
+    assert!(note.contains("state.json.corrupt; maintenance and holds are forgotten"), "{note}");
     scene.done("POST", "resume", json!({"percent": 1}));
     assert_eq!((scene.side_of(0).as_str(), scene.side_of(1).as_str()), ("new", "old"));
     assert_eq!(admin(&scene.process, "/readyz").text(), "ready\n", "somebody has looked");

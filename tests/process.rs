@@ -5,9 +5,12 @@ use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use http::Method;
+use tokio::task::JoinSet;
+
 use crate::support::process::{Process, own_address, run_to_the_end, whole};
 use crate::support::proxy::{single, split};
-use crate::support::{Backend, Client, Gate, eventually};
+use crate::support::{Backend, Client, Gate, eventually, http2};
 
 /// No delay at the end.
 const SHUTDOWN: &str = "workers: 2\nshutdown: { readiness_delay: 0s, drain_timeout: 60s }\n";
@@ -139,6 +142,26 @@ fn a_port_that_is_taken_is_told_with_its_address_and_its_key() {
 }
 
 #[test]
+fn the_listener_that_cannot_be_had_is_named_as_it_is_written() {
+    let backend = Backend::named("only");
+    let (free, taken) = (own_address(), own_address());
+    let _taker = TcpListener::bind(taken).unwrap();
+    let listeners = format!("listeners: [{{ address: \"{free}\" }}, {{ address: \"{taken}\" }}]\n");
+    let ended =
+        run_to_the_end(&format!("{listeners}admin: {{ address: \"{}\" }}\n{}", own_address(), single(&backend)));
+    assert!(ended.stderr.contains("(config key listeners[1].address)"), "{}", ended.stderr);
+}
+
+#[test]
+fn whoever_starts_it_is_told_how_to_reach_it() {
+    let backend = Backend::named("only");
+    let tidegate = Process::start_in_shell("exec 2>told", &format!("{SHUTDOWN}{}", single(&backend)));
+    let how = format!("try `tidegate status --admin http://{}`", tidegate.admin);
+    let log = tidegate.dir.path().join("told");
+    eventually("it is told", || fs::read_to_string(&log).unwrap().contains(&how));
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_used_is_told() {
     let backend = Backend::named("only");
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -177,6 +200,34 @@ fn goes_on(mut tidegate: Process, old: &Backend, new: &Backend, with: &str) {
 }
 
 const LOGGING: &str = "access_log: stdout\n";
+
+#[test]
+fn an_access_log_that_cannot_be_opened_is_told_with_its_path() {
+    let backend = Backend::named("only");
+    let config = format!("access_log: /nowhere/access.log\n{}", single(&backend));
+    let ended = run_to_the_end(&whole(own_address(), own_address(), &config));
+    assert_eq!(ended.status.code(), Some(1));
+    for part in ["access_log /nowhere/access.log", "No such file", "help: its folder has to be there"] {
+        assert!(ended.stderr.contains(part), "{part} is missing: {}", ended.stderr);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_access_log_on_a_full_disk_is_told_once_and_its_lines_are_counted() {
+    let backend = Backend::named("only");
+    let config = format!("access_log: /dev/full\n{SHUTDOWN}{}", single(&backend));
+    let tidegate = Process::start_in_shell("exec 2>told", &config);
+    let mut client = tidegate.client();
+    (0..5).for_each(|_| assert_eq!(client.get("/", &[]).status, 200));
+    eventually("they are counted", || {
+        let mut admin = Client::connect(tidegate.admin);
+        let told = admin.send("GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").answer().text();
+        told.contains("\ntidegate_access_log_dropped_total 5\n")
+    });
+    let told = fs::read_to_string(tidegate.dir.path().join("told")).unwrap();
+    assert_eq!(told.matches("the access log cannot be written").count(), 1, "{told}");
+}
 
 #[test]
 fn full_streams_do_not_stop_it() {
@@ -242,29 +293,62 @@ fn out_of_descriptors_it_serves_whom_it_has_and_recovers() {
     assert_eq!(known.get("/", &[]).status, 200);
 }
 
+fn remembering(old: &Backend, new: &Backend, percent: u32) -> String {
+    format!("state_dir: state\n{}", config(old, new, percent))
+}
+
+#[test]
+fn however_many_clients_come_the_operator_is_let_in() {
+    let (old, new) = (Backend::named("old"), Backend::named("new"));
+    let tidegate = Process::start_in_shell("exec 2>told; ulimit -n 100", &remembering(&old, &new, 100));
+    let mut crowd: Vec<Client> = (0..200).map(|_| tidegate.client()).collect();
+    assert_eq!(crowd[0].get_as(1).header("x-backend"), Some("new"));
+    assert_eq!(crowd[199].answer().status, 503);
+    assert!(tidegate.done(&["status"]).contains("100 %"));
+    tidegate.done(&["rollback"]);
+    for client in &mut crowd[..10] {
+        assert_eq!(client.get_as(1).header("x-backend"), Some("old"), "there are descriptors for backends");
+    }
+    tidegate.edit(&format!("{}# read\n", remembering(&old, &new, 50)));
+    eventually("the file is read", || tidegate.done(&["status", "-o", "json"]).contains("\"configured\": 50"));
+    let told = fs::read_to_string(tidegate.dir.path().join("told")).unwrap();
+    assert!(told.contains("limits.max_connections of 10000 needs 1"), "{told}");
+    assert_eq!(told.matches("no descriptors for more clients").count(), 1, "{told}");
+    assert!(!told.contains("cannot accept"), "{told}");
+}
+
+#[test]
+fn the_limit_on_descriptors_is_raised_as_far_as_it_may_be() {
+    let backend = Backend::named("only");
+    let tidegate =
+        Process::start_in_shell("ulimit -Sn 100; ulimit -Hn 512", &format!("{SHUTDOWN}{}", single(&backend)));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", tidegate.child.id())).unwrap();
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(line.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["512", "512"]);
+}
+
 #[test]
 fn out_of_descriptors_it_does_not_blame_the_backend() {
     let backend = Backend::named("only");
     let tidegate = Process::start_in_shell("ulimit -n 64", &format!("{SHUTDOWN}{}", single(&backend)));
-    let mut known = tidegate.client();
-    assert_eq!(known.get("/", &[]).status, 200);
-    let mut admin = Client::connect(tidegate.admin);
-    let mut is_told = |line: &str| {
-        let answer = admin.send("GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").answer();
-        answer.text().lines().any(|told| told.starts_with(line))
-    };
-    assert!(is_told("tidegate_accept_errors_total 0"));
-    let mut crowd: Vec<Client> = (0..100).map(|_| tidegate.client()).collect();
-    eventually("there are none left", || !is_told("tidegate_accept_errors_total 0"));
-    // The kept connection is taken for as long as this upload lasts: another request needs a new one.
-    known.send("POST / HTTP/1.1\r\nhost: service\r\ncontent-length: 1\r\n\r\n");
-    eventually("the upload has begun", || backend.text().contains("POST"));
-    let answer = crowd[0].get("/", &[]);
-    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")));
+    let answer = http2::run(async {
+        let mut client = http2::Client::connect(tidegate.address).await;
+        // Each of these takes a connection of its own for as long as it lasts, and there is only one client.
+        let (mut answers, mut uploads) = (JoinSet::new(), Vec::new());
+        for _ in 0..60 {
+            let (answer, upload) = client.begin(http2::request(Method::POST, "/", &[]), false).await;
+            answers.spawn_local(answer);
+            uploads.push(upload);
+        }
+        let first = answers.join_next().await.unwrap().unwrap();
+        http2::read(first.unwrap()).await.unwrap()
+    });
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, Some("1")));
     assert_eq!(answer.header("proxy-status"), Some("tidegate; error=connection_limit_reached"));
-    let counted = "tidegate_upstream_failures_total{rollout=\"\",side=\"\",cause=\"own_limit\"} 1";
-    eventually("it is counted as ours", || is_told(counted));
-    assert_eq!(known.send("x").answer().status, 200);
+    let mut admin = Client::connect(tidegate.admin);
+    let told = admin.send("GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n").answer().text();
+    assert!(told.contains("tidegate_upstream_failures_total{rollout=\"\",side=\"\",cause=\"own_limit\"}"), "{told}");
+    eventually("the next finds descriptors again", || tidegate.client().get("/", &[]).status == 200);
 }
 
 #[test]

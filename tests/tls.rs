@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 use tidegate::app::{Signal, StartError};
 
 use crate::support::backend::ok;
+use crate::support::process::BINARY;
 use crate::support::proxy::single;
 use crate::support::tls::{Authority, Caller, Issued, connect, replace, server, session};
 use crate::support::{Backend, Client, Gate, PATIENCE, Tidegate, eventually, foreign};
@@ -588,6 +590,10 @@ fn what_is_no_pair_leaves_the_one_that_was() {
         eventually(why, || told(&scene.tidegate).iter().any(|told| told.contains(why)));
         assert_eq!(scene.tidegate.metric("tidegate_tls_reload_successful"), 0.0);
         assert_eq!(shown(&scene, &scene.caller()), first);
+        let reload = Command::new(BINARY).args(["reload", "--admin", &scene.tidegate.admin]).output().unwrap();
+        let warned = String::from_utf8(reload.stderr).unwrap();
+        let says = warned.starts_with("warning: ") && warned.contains("/a.") && warned.contains(why);
+        assert!(reload.status.success() && says, "{warned}");
     }
     assert_eq!(scene.tidegate.metric("tidegate_config_last_reload_successful"), 1.0, "it is not the config's fault");
     std::fs::remove_file(dir.join("a.key")).unwrap();

@@ -8,6 +8,7 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use http::header::{ETAG, IF_MATCH};
 use http::{HeaderMap, HeaderValue, StatusCode};
+use jiff::Timestamp;
 
 use super::answer::{Changed, Reloaded, durability};
 use super::api::{Name, Sources};
@@ -16,6 +17,7 @@ use super::body;
 use super::problem::Problem;
 use super::status;
 use super::wish::{Body as _, Deed, ReasonBody, Wish, text};
+use crate::control::clock;
 use crate::control::journal::audit::Entry;
 use crate::control::order::{Done, Order, Refused, Scope};
 use crate::control::overview::Overview;
@@ -134,7 +136,10 @@ pub(super) async fn reload(
     let (durable, forgotten) = durability(&overview.journal.durability());
     let restart =
         (!needs_restart.is_empty()).then(|| format!("these change only with a restart: {}", needs_restart.join(", ")));
-    let warnings: Vec<String> = forgotten.into_iter().chain(restart).collect();
+    let snapshot = overview.snapshot.load();
+    let troubles = snapshot.keyring.troubles().iter();
+    let stale = troubles.map(|it| format!("{}: what was read before stays in use: {}", it.path.display(), it.message));
+    let warnings: Vec<String> = forgotten.into_iter().chain(restart).chain(stale).collect();
     let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
     Ok(Json(Reloaded { changes, durable, warning, hash, needs_restart }).into_response())
 }
@@ -185,6 +190,13 @@ fn in_words(overview: &Overview, refused: Refused) -> Problem {
 
 fn contradicts(overview: &Overview, rollout: &str, refusal: &Refusal) -> Problem {
     let problem = Problem::new(StatusCode::CONFLICT, refusal.explained(rollout));
+    let problem = match refusal {
+        Refusal::Frozen => {
+            let opens = opening(overview, rollout).map(|at| format!(" It opens at {at:.0}.")).unwrap_or_default();
+            Problem::new(StatusCode::CONFLICT, refusal.explained(rollout) + "." + &opens)
+        }
+        _ => problem,
+    };
     let by_latch = |latch: &Latch| problem.clone().with_latch(&latch.id);
     match refusal {
         Refusal::RolledBack(latch) | Refusal::StillAsked(latch) => {
@@ -193,6 +205,13 @@ fn contradicts(overview: &Overview, rollout: &str, refusal: &Refusal) -> Problem
         Refusal::Drained(_) => problem.with_undo(format!("tidegate drain {rollout} off")),
         Refusal::Frozen | Refusal::WrongStrategy { .. } | Refusal::Nowhere(_) | Refusal::Gate(_) => problem,
     }
+}
+
+/// When the schedule of `rollout` allows raising it again.
+fn opening(overview: &Overview, rollout: &str) -> Option<Timestamp> {
+    let snapshot = overview.snapshot.load();
+    let rollout = snapshot.rollouts.iter().find(|known| known.name == rollout)?;
+    clock::opening(&rollout.plan.schedule, SystemTime::now())
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use super::lease::Lease;
 use super::origin::Door;
 use crate::control::overview::Overview;
 use crate::listen::{Listener, Socket};
+use crate::telemetry::Complaints;
 
 /// Connections at once, half of them for those who listen to events; more wait in the kernel's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -70,6 +71,7 @@ pub(super) async fn serve_with(
     let (open, closing) = watch::channel(());
     let router = api::router(overview, closing.clone());
     let mut connections = JoinSet::new();
+    let mut complaints = Complaints::default();
     let mut shutdown = pin!(shutdown);
     loop {
         tokio::select! {
@@ -79,7 +81,7 @@ pub(super) async fn serve_with(
                 Ok(client) => {
                     connections.spawn(client.converse(router.clone(), closing.clone(), patience));
                 }
-                Err(error) => pause_after(&error).await,
+                Err(error) => pause_after(&error, &mut complaints).await,
             }
         }
     }
@@ -90,8 +92,10 @@ pub(super) async fn serve_with(
 }
 
 /// Want of file descriptors does not pass by asking again at once.
-async fn pause_after(error: &io::Error) {
-    tracing::warn!(%error, "an admin connection could not be accepted");
+async fn pause_after(error: &io::Error, complaints: &mut Complaints) {
+    complaints.complain(|| {
+        tracing::warn!(%error, "cannot accept admin connections; trying again (out of descriptors? raise ulimit -n)");
+    });
     sleep(Duration::from_millis(100)).await;
 }
 

@@ -5,6 +5,7 @@ mod events;
 use std::fmt;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -42,6 +43,11 @@ const INSTANCE: &str = "TIDEGATE_ADMIN";
 const TOKEN: &str = "TIDEGATE_ADMIN_TOKEN";
 /// The instance if nobody names one.
 pub(super) const DEFAULT_URL: &str = "http://127.0.0.1:9901";
+
+/// What stands behind a command for it to reach the instance at `url`, for somebody who has set no variable.
+pub(super) fn named(url: &str) -> String {
+    if url == DEFAULT_URL { String::new() } else { format!(" --admin {url}") }
+}
 
 /// Which instance is asked.
 #[derive(Clone, Debug, Args)]
@@ -102,7 +108,8 @@ fn bearer(token: &str) -> anyhow::Result<HeaderValue> {
     }
     let sendable = !token.contains(char::is_whitespace);
     let header = sendable.then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok()).flatten();
-    let mut header = header.context("what stands in it is not one token")?;
+    let mut header =
+        header.context("what stands in it is not one token alone: no `NAME:` before it, and no other line")?;
     header.set_sensitive(true);
     Ok(header)
 }
@@ -152,14 +159,14 @@ impl fmt::Display for AdminUrl {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
     /// Nobody listens, or nobody may be asked.
-    #[error(
-        "cannot reach tidegate at {url}: {why}; is it running? Name another instance with --admin URL or TIDEGATE_ADMIN"
-    )]
+    #[error("cannot reach tidegate at {url}: {why}; {hint} Name another instance with --admin URL or TIDEGATE_ADMIN")]
     Unreachable {
         /// Who was asked.
         url: AdminUrl,
         /// What the system says.
         why: String,
+        /// What may help.
+        hint: String,
     },
     /// Somebody listens and says nothing.
     #[error("tidegate at {url} did not answer within {} s{}", .within.as_secs(), unknown(*.changes))]
@@ -179,6 +186,17 @@ pub(super) enum ClientError {
         /// What is strange.
         why: String,
     },
+}
+
+/// Whoever may not open a socket knows that there is one.
+fn hint(url: &AdminUrl, error: &io::Error) -> String {
+    match url {
+        AdminUrl::Unix(socket) if error.kind() == io::ErrorKind::PermissionDenied => match fs::metadata(socket) {
+            Ok(found) => format!("the socket belongs to uid {}: be that user, or root.", found.uid()),
+            Err(_) => "ask as the user who runs it, or as root.".to_owned(),
+        },
+        _ => "is it running?".to_owned(),
+    }
 }
 
 fn unknown(changes: bool) -> &'static str {
@@ -297,7 +315,10 @@ impl Client {
 
     /// Asks, and waits for the head of the answer.
     async fn send(&self, ask: Ask) -> Result<Response<Incoming>, ClientError> {
-        let unreachable = |error: io::Error| ClientError::Unreachable { url: self.url.clone(), why: in_words(&error) };
+        let unreachable = |error: io::Error| {
+            let hint = hint(&self.url, &error);
+            ClientError::Unreachable { url: self.url.clone(), why: in_words(&error), hint }
+        };
         let answer = match &self.url {
             AdminUrl::Tcp(authority) => {
                 let address = (authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80));

@@ -3,6 +3,7 @@
 use anyhow::anyhow;
 use http::StatusCode;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::admin_client::{Client, Reply};
 use super::output::harmless;
@@ -19,6 +20,18 @@ pub(super) struct Answer {
     /// If not, why.
     #[serde(default)]
     pub(super) warning: Option<String>,
+    /// The rollout after it, if it was one rollout's.
+    #[serde(default)]
+    pub(super) rollout: Option<Value>,
+}
+
+impl Answer {
+    /// What takes a rollback away that a file asks for: it cannot be resumed before.
+    pub(super) fn asked_by_a_file(&self) -> Option<String> {
+        let latches = self.rollout.as_ref()?["rollback"]["latches"].as_array()?;
+        let mut undo = latches.iter().filter_map(|latch| latch["undo"].as_str());
+        undo.find(|undo| !undo.starts_with("tidegate ")).map(harmless)
+    }
 }
 
 /// One entry of the audit log.
@@ -75,6 +88,8 @@ const ON_NEW: &str = " on new";
 struct Problem {
     detail: String,
     undo: Option<String>,
+    /// The ETag of what was to be changed, if it was not the one that was asked for.
+    current: Option<String>,
 }
 
 /// What the refusal `reply` says, and what to do about it.
@@ -92,7 +107,8 @@ pub(super) fn refused(reply: &Reply, client: &Client) -> anyhow::Error {
         }
         _ => "",
     };
-    anyhow!("{detail}{undo}{token}")
+    let current = problem.current.map(|tag| format!("\n  its ETag is {}", harmless(&tag))).unwrap_or_default();
+    anyhow!("{detail}{undo}{current}{token}")
 }
 
 #[cfg(test)]
@@ -148,6 +164,7 @@ mod tests {
                 r#"{"detail":"Who are you?"}"#,
                 "Who are you?\n  next: set TIDEGATE_ADMIN_TOKEN, or name the file with --token-file FILE",
             ),
+            (412, r#"{"detail":"It has changed.","current":"\"3-7\""}"#, "It has changed.\n  its ETag is \"3-7\""),
             (500, "<html>", "tidegate at http://127.0.0.1:9901 refuses: 500 Internal Server Error"),
         ] {
             let reply = Reply { status: StatusCode::from_u16(status).unwrap(), body: body.into() };

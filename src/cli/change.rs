@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Args;
 use http::HeaderValue;
+use http::header::InvalidHeaderValue;
 use serde_json::{Map, Value};
 
 use super::admin_client::{Ask, Client, ClientArgs, Reply};
@@ -20,13 +21,19 @@ pub(super) struct ChangeArgs {
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
     /// Only if nothing has changed since the API told this ETag
-    #[arg(long, value_name = "TAG")]
+    #[arg(long, value_name = "TAG", value_parser = tag)]
     pub if_match: Option<HeaderValue>,
     /// How the answer is written; json is the API's own
     #[arg(short, long, value_enum, default_value_t)]
     pub(super) output: Format,
     #[command(flatten)]
     pub(super) client: ClientArgs,
+}
+
+/// An ETag, also one whose quotes the shell has taken for its own.
+fn tag(text: &str) -> Result<HeaderValue, InvalidHeaderValue> {
+    let is_bare = text != "*" && !text.contains(['"', ',']);
+    if is_bare { HeaderValue::from_str(&format!("\"{text}\"")) } else { HeaderValue::from_str(text) }
 }
 
 /// What is to be done, and what to tell of it.
@@ -71,6 +78,9 @@ impl ChangeArgs {
     }
 }
 
+/// What the next command is for after a rollback.
+pub(super) const TO_LIFT: &str = "to lift it";
+
 /// Runs a verb to its end.
 pub(super) fn block_on<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(verb)
@@ -89,14 +99,20 @@ fn told(answer: &Answer, scope: &Scope, (what_for, command): &(&str, String), ag
         [] => format!("{}: nothing to change, it is so already\n", scope.in_words()),
         changes => changes.iter().map(super::answer::Change::in_a_line).collect(),
     };
-    format!("{changes}{what_for}: {command}{again}\n")
+    match answer.asked_by_a_file() {
+        Some(undo) if *what_for == TO_LIFT => format!("{changes}{what_for}: {undo}, then {command}{again}\n"),
+        _ => format!("{changes}{what_for}: {command}{again}\n"),
+    }
 }
 
 /// What the operator has to know: above all, that the change would not outlive the process.
 fn doubt(answer: &Answer) -> Option<String> {
-    let unexplained = "It is in force, but would not survive a restart";
-    let why = answer.warning.as_deref().or((!answer.durable).then_some(unexplained))?;
-    Some(format!("warning: {}", harmless(why)))
+    match (&answer.warning, answer.durable) {
+        (None, true) => None,
+        (Some(why), true) => Some(format!("warning: {}", harmless(why))),
+        (None, false) => Some("warning: in force, but a restart forgets it".to_owned()),
+        (Some(why), false) => Some(format!("warning: in force, but a restart forgets it: {}", harmless(why))),
+    }
 }
 
 #[cfg(test)]
@@ -137,10 +153,28 @@ mod tests {
     }
 
     #[test]
+    fn what_a_file_asks_for_is_lifted_there_first() {
+        let latches = json!([{"undo": "tidegate resume ledger --reason TEXT"}, {"undo": "rm /s/ROLLBACK"}]);
+        let body = json!({"durable": true, "rollout": {"rollback": {"latches": latches}}});
+        let answer: Answer = serde_json::from_value(body).unwrap();
+        let (scope, next) = (Scope::Rollout("ledger".into()), (TO_LIFT, "tidegate resume ledger".to_owned()));
+        let told = told(&answer, &scope, &next, "");
+        assert!(told.ends_with("to lift it: rm /s/ROLLBACK, then tidegate resume ledger\n"), "{told}");
+    }
+
+    #[test]
+    fn a_tag_is_taken_as_the_shell_leaves_it() {
+        for (typed, sent) in [("3-798614ab", "\"3-798614ab\""), ("\"3-798614ab\"", "\"3-798614ab\""), ("*", "*")] {
+            assert_eq!(tag(typed).unwrap(), sent);
+        }
+    }
+
+    #[test]
     fn what_a_restart_would_forget_is_told() {
         assert_eq!(doubt(&answer(&json!([]), true, None)), None);
-        let full = "It is in force, but could not be written down: No space left on device";
-        assert_eq!(doubt(&answer(&json!([]), false, Some(full))).unwrap(), format!("warning: {full}"));
+        let full = "state_dir /s: No space left on device";
+        let told = format!("warning: in force, but a restart forgets it: {full}");
+        assert_eq!(doubt(&answer(&json!([]), false, Some(full))).unwrap(), told);
         assert!(doubt(&answer(&json!([]), false, None)).unwrap().contains("restart"));
     }
 }

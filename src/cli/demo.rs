@@ -26,7 +26,7 @@ use super::DemoArgs;
 use super::run::listen_to_signals;
 use crate::admin::status::{GuardVerdict, RolloutStatus};
 use crate::app::App;
-use crate::cli::admin_client::{AdminUrl, Client, DEFAULT_URL};
+use crate::cli::admin_client::{AdminUrl, Client, named};
 use crate::control::controller::Memories;
 use crate::control::journal::OpenError;
 use crate::telemetry;
@@ -66,34 +66,55 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         let app = App::bind(&path)?;
         let proxy = app.addresses()[0].tcp().context("the demo listens on a port")?;
         let admin: AdminUrl = app.admin_address().parse()?;
-        welcome(&path, proxy, &admin, &toy)?;
+        let typed = Typed::reaching(&admin);
+        writeln!(io::stdout(), "{}", welcome(&path, proxy, &typed, &toy))?;
         let tally = Arc::new(Tally::default());
         tokio::spawn(users(proxy, Arc::clone(&tally)));
-        tokio::spawn(show(Client::nobody(&admin), tally, toy));
+        tokio::spawn(show(Client::nobody(&admin), tally, typed, toy));
         app.run(signals).await?;
         writeln!(io::stdout(), "\nThe demo is over. Its config is still in {}.", path.display())?;
         anyhow::Ok(ExitCode::SUCCESS)
     })
 }
 
-/// What stands behind a command for it to reach the demo.
-fn named(admin: &AdminUrl) -> String {
-    if admin.to_string() == DEFAULT_URL { String::new() } else { format!(" --admin {admin}") }
+/// How commands for the demo are typed.
+struct Typed {
+    /// The program, as a shell finds it.
+    program: String,
+    /// What stands behind the verb for it to reach the demo.
+    admin: String,
 }
 
-fn welcome(path: &Path, proxy: SocketAddr, admin: &AdminUrl, toy: &str) -> io::Result<()> {
-    let admin = named(admin);
-    writeln!(
-        io::stdout(),
+impl Typed {
+    fn reaching(admin: &AdminUrl) -> Self {
+        Self { program: program(), admin: named(&admin.to_string()) }
+    }
+}
+
+/// `tidegate`, if a shell would find this very program by that name; else where it is.
+fn program() -> String {
+    let Ok(this) = std::env::current_exe() else { return "tidegate".to_owned() };
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).map(|folder| folder.join("tidegate")).find(|path| path.is_file());
+    if found.is_some_and(|found| found.canonicalize().ok() == this.canonicalize().ok()) {
+        return "tidegate".to_owned();
+    }
+    let path = this.display().to_string();
+    let is_plain = path.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
+    if is_plain { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
+}
+
+fn welcome(path: &Path, proxy: SocketAddr, Typed { program, admin }: &Typed, toy: &str) -> String {
+    format!(
         "Users are on their way through tidegate to two toy backends, OLD and NEW.\n\n\
          \x20 be one of them   curl -H 'x-user-id: 1007' http://{proxy}/\n\n\
          In another terminal, while you watch the line below:\n\n\
-         \x20 more on NEW      tidegate set default --percent 25{admin}\n\
-         \x20 all back on OLD  tidegate rollback{admin}\n\
-         \x20 and again        tidegate resume{admin}\n\
+         \x20 more on NEW      {program} set default --percent 25{admin}\n\
+         \x20 all back on OLD  {program} rollback{admin}\n\
+         \x20 and again        {program} resume{admin}\n\
          \x20 break NEW        curl -X POST {toy}{BREAK}   (and see it taken away)\n\
-         \x20 see it all       tidegate status -w{admin}\n\
-         \x20 who did what     tidegate audit{admin}\n\n\
+         \x20 see it all       {program} status -w{admin}\n\
+         \x20 who did what     {program} audit{admin}\n\n\
          Or edit `percent` in {}.\n\
          Ctrl-C ends the demo.\n",
         path.display()
@@ -117,9 +138,10 @@ fn make_sure_it_is_the_only_one(folder: &Path) -> anyhow::Result<()> {
         Err(OpenError::InUse { holder, .. }) => {
             let holder = holder.map(|pid| format!(" (process {pid})")).unwrap_or_default();
             bail!(
-                "a demo runs in {} already{holder}. Look at it: tidegate status -w\n  \
-                 or start another one beside it: tidegate demo --dir FOLDER",
-                folder.display()
+                "a demo runs in {} already{holder}. Look at it: {program} status -w\n  \
+                 or start another one beside it: {program} demo --dir FOLDER",
+                folder.display(),
+                program = program()
             )
         }
         // Whatever else is wrong with it is told at the start.
@@ -279,7 +301,7 @@ async fn ask(connection: &mut Option<SendRequest<Empty<Bytes>>>, proxy: SocketAd
 // -- the line
 
 /// Shows every [`LOOK`] what is in force and what the users saw: one line that moves in a terminal, lines elsewhere.
-async fn show(admin: Client, tally: Arc<Tally>, toy: String) {
+async fn show(admin: Client, tally: Arc<Tally>, typed: Typed, toy: String) {
     let mut look = interval(LOOK);
     look.tick().await;
     let mut was_tripped = false;
@@ -292,7 +314,7 @@ async fn show(admin: Client, tally: Arc<Tally>, toy: String) {
         let line = line(status.as_ref(), old, new, failed);
         let is_tripped = status.as_ref().is_some_and(|status| status.guard.verdict == GuardVerdict::Tripped);
         if let Some(status) = status.filter(|_| is_tripped && !was_tripped) {
-            let told = tripped(&status, &named(admin.url()), &toy);
+            let told = tripped(&status, &typed, &toy);
             let _nobody_may_be_watching = writeln!(io::stdout(), "{}{told}", if moves { "\r\x1b[K" } else { "" });
         }
         was_tripped = is_tripped;
@@ -304,12 +326,12 @@ async fn show(admin: Client, tally: Arc<Tally>, toy: String) {
 }
 
 /// What the guard has done, and what comes next.
-fn tripped(status: &RolloutStatus, admin: &str, toy: &str) -> String {
+fn tripped(status: &RolloutStatus, Typed { program, admin }: &Typed, toy: &str) -> String {
     format!(
         "\nThe guard took NEW away: {}.\n\n\
-         \x20 why              tidegate guard{admin}\n\
+         \x20 why              {program} guard{admin}\n\
          \x20 mend NEW         curl -X POST {toy}{MEND}\n\
-         \x20 and again        tidegate resume{admin}\n",
+         \x20 and again        {program} resume{admin}\n",
         status.guard.reason.as_deref().unwrap_or("it failed")
     )
 }
@@ -349,7 +371,20 @@ mod tests {
         std::fs::create_dir(&state).unwrap();
         let (_first, _) = Memories::open(&state).unwrap();
         let error = make_sure_it_is_the_only_one(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("a demo runs in") && error.ends_with("tidegate demo --dir FOLDER"), "{error}");
+        assert!(error.contains("a demo runs in") && error.ends_with(" demo --dir FOLDER"), "{error}");
+    }
+
+    #[test]
+    fn what_is_to_be_typed_works_as_it_is_typed() {
+        // The tests are no program that a shell finds by the name of `tidegate`.
+        let path = std::env::current_exe().unwrap().display().to_string();
+        let typed = Typed::reaching(&"http://127.0.0.1:9902".parse().unwrap());
+        let told =
+            welcome(Path::new("d.yaml"), SocketAddr::from((Ipv4Addr::LOCALHOST, 1)), &typed, "http://127.0.0.1:2");
+        for verb in ["set default --percent 25", "rollback", "resume", "status -w", "audit"] {
+            let command = format!("{path} {verb} --admin http://127.0.0.1:9902\n");
+            assert!(told.contains(&command), "{command} is missing in {told}");
+        }
     }
 
     #[test]

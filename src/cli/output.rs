@@ -29,6 +29,34 @@ pub(super) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(print(&text)?)
 }
 
+/// How much can be seen at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Screen {
+    /// Columns.
+    pub(super) width: usize,
+    /// Lines, less the one of the prompt.
+    pub(super) height: usize,
+}
+
+impl Screen {
+    /// The smallest terminal. On one that is smaller still, lines are broken by the terminal.
+    pub(super) const SMALLEST: Self = Self { width: 80, height: 23 };
+    /// A file or a program: it has room for everything.
+    pub(super) const ENDLESS: Self = Self { width: usize::MAX, height: usize::MAX };
+
+    /// The terminal that standard output is, if it is one.
+    pub(super) fn detect() -> Self {
+        if !io::stdout().is_terminal() {
+            return Self::ENDLESS;
+        }
+        // Some terminals do not know their size, and say 0.
+        let (width, height) =
+            rustix::termios::tcgetwinsize(io::stdout()).map_or((0, 0), |size| (size.ws_col, size.ws_row));
+        let Self { width: least, height: lowest } = Self::SMALLEST;
+        Self { width: usize::from(width).max(least), height: usize::from(height).saturating_sub(1).max(lowest) }
+    }
+}
+
 /// Colours, or their absence.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Paint {

@@ -1,16 +1,17 @@
 //! `tidegate reload`: reads the config again, now.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Args;
 use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::admin_client::Ask;
+use super::admin_client::{Ask, Client};
 use super::answer::refused;
 use super::change::{ChangeArgs, as_json, block_on};
-use super::output::{Format, harmless, print};
+use super::output::{Format, cleaned, harmless, print};
 use super::scope::Scope;
 use crate::admin::answer::Reloaded;
 
@@ -39,7 +40,21 @@ pub(super) fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
     let reloaded: Reloaded = serde_json::from_slice(&reply.body)
         .with_context(|| format!("what listens at {} does not answer like tidegate", client.url()))?;
     print(&told(&reloaded, &format!("{}{}", scope.status(), change.client.again())))?;
+    for trouble in block_on(stale(&client))? {
+        writeln!(io::stderr(), "warning: {trouble}")?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Files of TLS that could not be read again.
+async fn stale(client: &Client) -> anyhow::Result<Vec<String>> {
+    let status: Value = serde_json::from_slice(&client.get("/api/v1/status").await?.body)?;
+    let troubles = cleaned(status)["tls"]["troubles"].as_array().cloned().unwrap_or_default();
+    let told = |trouble: &Value| {
+        let (file, message) = (trouble["file"].as_str()?, trouble["message"].as_str()?);
+        Some(format!("{file}: what was read before stays in use: {message}"))
+    };
+    Ok(troubles.iter().filter_map(told).collect())
 }
 
 fn told(reloaded: &Reloaded, next: &str) -> String {

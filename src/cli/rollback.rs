@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::json;
 
 use super::admin_client::{Ask, ClientError};
-use super::change::{ChangeArgs, Wish, block_on};
+use super::change::{ChangeArgs, TO_LIFT, Wish, block_on};
 use super::scope::Scope;
 
 /// What rolls back when the admin side does not answer.
@@ -37,7 +37,7 @@ pub(super) fn run(args: &RollbackArgs) -> anyhow::Result<ExitCode> {
             false => Scope::rollout_or_only(args.rollout.as_deref(), "rollback", &client).await?,
         };
         let ask = Ask::change(Method::POST, scope.path("rollback"), args.change.body(json!({})));
-        let next = ("to lift it", format!("tidegate resume {}", scope.argument()));
+        let next = (TO_LIFT, format!("tidegate resume {}", scope.argument()));
         args.change.make(&client, Wish { ask, scope, next }).await
     });
     done.map_err(|error| match error.is::<ClientError>() {

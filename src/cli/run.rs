@@ -9,9 +9,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::RunArgs;
+use super::admin_client::named;
 use crate::admin::status::ListenerStatus;
 use crate::app::{App, Signal};
-use crate::telemetry;
+use crate::{descriptors, telemetry};
 
 /// How long the end of the process waits for its threads.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -22,6 +23,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// When it cannot start: nothing is bound then.
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let _written_at_the_end = telemetry::start("info");
+    descriptors::raise_limit();
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(async {
         // Before anybody can see that it is up: a HUP that nobody listens for ends a process.
@@ -31,7 +33,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         for listener in &app.listeners() {
             tracing::info!("clients on {}", ListenerStatus::of(listener, &listener.address));
         }
-        tracing::info!("admin on {}; try `tidegate status`", app.admin_address());
+        let admin = app.admin_address();
+        tracing::info!("admin on {admin}; try `tidegate status{}`", named(&admin));
         app.run(signals).await?;
         anyhow::Ok(ExitCode::SUCCESS)
     });

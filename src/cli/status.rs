@@ -13,7 +13,7 @@ pub(super) use self::text::progress;
 use super::admin_client::{Client, ClientArgs};
 use super::answer::refused;
 use super::change::block_on;
-use super::output::{Format, Paint, cleaned, harmless};
+use super::output::{Format, Paint, Screen, cleaned, harmless};
 use super::watch::show;
 use crate::admin::status::Status;
 use crate::admin::unknown_rollout;
@@ -54,7 +54,8 @@ async fn look(args: &StatusArgs, client: &Client) -> anyhow::Result<String> {
             let status: Status = serde_json::from_value(cleaned(status))
                 .context("this tidegate speaks another version than the one it asks")?;
             let again = args.client.again();
-            Ok(text::render(&status, &client.url().to_string(), &again, Timestamp::now(), Paint::detect()))
+            let look = (Screen::detect(), Paint::detect());
+            Ok(text::render(&status, &client.url().to_string(), &again, Timestamp::now(), look))
         }
     }
 }

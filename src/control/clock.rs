@@ -92,12 +92,43 @@ pub fn is_frozen(schedule: &Schedule, now: SystemTime) -> bool {
     })
 }
 
+/// From when on `schedule` lets something be raised, to the minute; `None` if it does so now, or not within eight days.
+#[must_use]
+pub fn opening(schedule: &Schedule, now: SystemTime) -> Option<Timestamp> {
+    const MINUTE: i64 = 60;
+    let seconds = Timestamp::try_from(now).ok()?.as_second();
+    let minutes = (1..=8 * 24 * 60).map(|minute| seconds - seconds.rem_euclid(MINUTE) + minute * MINUTE);
+    let mut moments = minutes.filter_map(|second| Timestamp::from_second(second).ok());
+    if !is_frozen(schedule, now) {
+        return None;
+    }
+    moments.find(|moment| !is_frozen(schedule, SystemTime::from(*moment)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::schedule::Window;
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_schedule_that_says_no_says_until_when() {
+        let days = [true, true, true, true, false, false, false];
+        let allow = vec![Window { days, from: 9 * 60, to: 16 * 60, zone: "Asia/Shanghai".into() }];
+        let never = Window { days: [true; 7], from: 0, to: 1440, zone: "UTC".into() };
+        let office = Schedule { allow, ..Schedule::default() };
+        let shut = Schedule { freeze: vec![never], ..office.clone() };
+        for (schedule, now, opens) in [
+            (&office, "2026-11-21T04:05:06Z", Some("2026-11-23T01:00:00Z")), // a Saturday
+            (&office, "2026-11-23T00:59:59Z", Some("2026-11-23T01:00:00Z")),
+            (&office, "2026-11-23T01:00:00Z", None), // it is open
+            (&shut, "2026-11-21T04:05:06Z", None),
+        ] {
+            let now = SystemTime::from(now.parse::<Timestamp>().unwrap());
+            assert_eq!(opening(schedule, now).map(|at| at.to_string()).as_deref(), opens);
+        }
+    }
 
     #[test]
     fn a_jump_is_noticed_and_doubted_for_a_minute() {

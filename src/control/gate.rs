@@ -20,7 +20,7 @@ use crate::proxy::worker::{Errand, Errands, Warming};
 use crate::proxy_header::Stated;
 use crate::snapshot::{Backend, Endpoint};
 use crate::tls;
-use crate::upstream::{ConnectError, Socket, reach};
+use crate::upstream::{ConnectError, Room, Socket, reach};
 
 /// Connections that each worker opens to each endpoint, if that is not more than [`AT_MOST`] together.
 const EACH: usize = 2;
@@ -76,7 +76,8 @@ pub async fn look(backend: &Backend, workers: &[Errands]) -> Result<Warmed, Stri
 pub(super) async fn ask(endpoint: &Endpoint, health: Option<&Health>) -> Result<(), String> {
     let connect = endpoint.timeouts.connect;
     let Some(health) = health else {
-        let reached = timeout(connect, reach(endpoint, Stated::Local, Some(spoken_to(endpoint)))).await;
+        let reached =
+            timeout(connect, reach(endpoint, Stated::Local, Some(spoken_to(endpoint)), Room::OfTheProcess)).await;
         let reached = reached.map_err(|_| format!("took no connection within {}", seconds(connect)))?;
         return reached.map(drop).map_err(|error| unreached(&error));
     };
@@ -109,7 +110,9 @@ fn spoken_to(endpoint: &Endpoint) -> &'static [u8] {
 
 /// The status that `endpoint` answers a GET with.
 async fn get(endpoint: &Endpoint, path: &str) -> Result<StatusCode, String> {
-    let stream = reach(endpoint, Stated::Local, Some(spoken_to(endpoint))).await.map_err(|error| unreached(&error))?;
+    let stream = reach(endpoint, Stated::Local, Some(spoken_to(endpoint)), Room::OfTheProcess)
+        .await
+        .map_err(|error| unreached(&error))?;
     if endpoint.protocol.is_certainly_http2() {
         return get_over_http2(endpoint, stream, path).await;
     }

@@ -15,7 +15,7 @@ use super::journal::Found;
 use super::memory::Memory;
 use super::names::{Addresses, names_in};
 use super::order::{Order, Refused, tag};
-use crate::config::{Admin, Config, Keyring, ListenAddress, Listener};
+use crate::config::{Admin, Config, Keyring, ListenAddress, Listener, changed_keys};
 use crate::hold::Queue;
 use crate::metrics::Registry;
 use crate::policy::actor::{Actor, Source};
@@ -162,10 +162,13 @@ impl InForce {
         if before.hash != self.config.hash {
             let change = Change {
                 what: "config",
+                reason: match changed_keys(&before.written, &self.config.written) {
+                    Some(keys) => format!("the config file changed: {keys}"),
+                    None => "the config file changed".to_owned(),
+                },
                 before: before.hash,
                 after: self.config.hash.clone(),
                 by: Actor::new(Source::Config, "config"),
-                reason: "the config file changed".to_owned(),
                 forced: false,
             };
             told.insert(0, Told { scope: Scope::Everything.to_string(), change });
@@ -435,6 +438,9 @@ fn asked(order: &Order) -> Event {
 fn contradicts(name: &str, refusal: Refusal) -> Refused {
     Refused::Contradicts { rollout: name.to_owned(), refusal }
 }
+
+/// What is forgotten with a state that is lost, besides where rollouts were.
+pub const FORGOTTEN: &str = "maintenance and holds are forgotten, and whom they kept out is served";
 
 /// Maintenance and hold are all that routes and everything have of their own.
 fn change_standing(standing: &mut Standing, order: &Order) -> Result<Vec<Told>, Refused> {

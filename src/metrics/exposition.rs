@@ -411,7 +411,7 @@ fn clients(families: &mut Families, registry: &Registry) {
         ),
         (
             "tidegate_access_log_dropped_total",
-            "Access log lines that were dropped because the disk or the terminal was too slow.",
+            "Access log lines that are not in it because the disk or the terminal was too slow, or full.",
             registry.log_dropped(),
         ),
     ] {

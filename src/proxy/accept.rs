@@ -4,10 +4,10 @@
 //! connections on two workers are four and four (`SO_REUSEPORT` would hash them).
 
 use std::io::{self, Write as _};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::StatusCode;
@@ -18,14 +18,14 @@ use tokio::task::JoinSet;
 
 use super::respond;
 use super::worker::{Accepted, Arrival, Ending, Errand};
+use crate::descriptors::{self, Supply};
 use crate::listen::{self, BACKLOG, Listener, SocketFile};
 use crate::metrics::{ConnectionMeters, Registry};
 use crate::snapshot::Snapshot;
+use crate::telemetry::Complaints;
 
 /// How long to leave the kernel alone after it refused to give us a connection (out of file descriptors, say).
 const BACK_OFF: Duration = Duration::from_millis(20);
-/// How often to say so.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// What the front door needs.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub struct Door {
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// Where connections are counted.
     pub registry: Arc<Registry>,
+    /// How many descriptors there are.
+    pub supply: Supply,
     /// When to stop.
     pub ending: watch::Receiver<Ending>,
 }
@@ -55,7 +57,13 @@ pub fn open(door: Door) -> io::Result<JoinHandle<()>> {
 
 impl Door {
     async fn accept_all(self) {
-        let spread = Arc::new(Spread { workers: self.workers, snapshot: self.snapshot, registry: self.registry });
+        let spread = Arc::new(Spread {
+            workers: self.workers,
+            snapshot: self.snapshot,
+            registry: self.registry,
+            supply: self.supply,
+            complaints: Mutex::default(),
+        });
         let mut tasks = JoinSet::new();
         for (at, listener) in self.listeners.into_iter().enumerate() {
             let address = listener.address.clone();
@@ -143,28 +151,15 @@ async fn accept(entrance: Entrance, spread: Arc<Spread>, mut ending: watch::Rece
             Err(error) => {
                 spread.registry.accept_errors.fetch_add(1, Relaxed);
                 if !is_about_one_connection(&error) {
-                    complaints.tell(&error);
+                    complaints.complain(|| {
+                        tracing::warn!(%error, "cannot accept connections; trying again (out of descriptors? raise ulimit -n)");
+                    });
                     tokio::time::sleep(BACK_OFF).await;
                 }
             }
         }
     }
     entrance.close().into_iter().for_each(|arrival| spread.hand_over(arrival));
-}
-
-/// Tells of a trouble that may last, without filling the log with it; the metric counts every one.
-#[derive(Default)]
-struct Complaints {
-    told_at: Option<Instant>,
-}
-
-impl Complaints {
-    fn tell(&mut self, error: &io::Error) {
-        if self.told_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-            self.told_at = Some(Instant::now());
-            tracing::warn!(%error, "cannot accept connections; trying again (out of descriptors? raise ulimit -n)");
-        }
-    }
 }
 
 /// Whether the error is about a connection that has already gone, and the next one may be fine.
@@ -177,9 +172,28 @@ struct Spread {
     workers: Vec<mpsc::UnboundedSender<Errand>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     registry: Arc<Registry>,
+    supply: Supply,
+    /// About clients for whom there are no descriptors.
+    complaints: Mutex<Complaints>,
 }
 
 impl Spread {
+    /// Whether one more than these `open` connections is too many.
+    fn is_full(&self, open: u64, arrival: &Arrival) -> bool {
+        let snapshot = self.snapshot.load();
+        if open >= snapshot.limits.max_connections as u64 {
+            return true;
+        }
+        let room = self.supply.clients(snapshot.connections_to_backends);
+        let is_short = open >= room as u64 || descriptors::is_spare(&arrival.stream);
+        if is_short {
+            self.complaints.lock().unwrap_or_else(PoisonError::into_inner).complain(|| {
+                tracing::warn!(open, room, "no descriptors for more clients, who get 503; raise ulimit -n");
+            });
+        }
+        is_short
+    }
+
     /// Says why, if it can be said in clear text and the socket takes it at once.
     fn turn_away(&self, arrival: Arrival) {
         if self.snapshot.load().tls[arrival.listener].is_some() {
@@ -195,7 +209,7 @@ impl Spread {
     /// Gives the connection to the worker with the fewest that still takes it.
     fn hand_over(&self, arrival: Arrival) {
         let open: Vec<u64> = self.registry.connections.iter().map(ConnectionMeters::open).collect();
-        if open.iter().sum::<u64>() >= self.snapshot.load().limits.max_connections as u64 {
+        if self.is_full(open.iter().sum(), &arrival) {
             self.registry.connections_refused.fetch_add(1, Relaxed);
             return self.turn_away(arrival);
         }

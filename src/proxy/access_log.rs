@@ -1,18 +1,21 @@
 //! The access log: a JSON line a request, for whoever wants it.
 //!
-//! Lines go to a thread of their own over a bounded queue. When it is full they are dropped and counted: logging never
+//! Lines go to a thread of their own over a bounded queue. When it or the disk is full they are dropped and counted: logging never
 //! makes a request wait. Whatever a client sent is escaped down to printable ASCII and capped.
 
 use std::fmt::Write as _;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
 
+use super::log_file::LogFile;
 use crate::config;
-use crate::metrics::{Class, Why};
+use crate::metrics::{Class, DroppedLines, Why};
 
 /// Lines that may wait for the writer.
 const QUEUE: usize = 16 * 1024;
@@ -21,7 +24,11 @@ const MAX_FIELD: usize = 1024;
 
 /// Where lines go.
 #[derive(Clone, Debug)]
-pub struct AccessLog(NonBlocking);
+pub struct AccessLog {
+    lines: NonBlocking,
+    /// Lines that the writer could not write.
+    lost: Arc<AtomicU64>,
+}
 
 impl AccessLog {
     /// Opens the log. The guard writes what is left when it is dropped.
@@ -34,20 +41,21 @@ impl AccessLog {
             config::AccessLog::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
         };
         let builder = NonBlockingBuilder::default().buffered_lines_limit(QUEUE).lossy(true).thread_name("access-log");
-        let (log, guard) = builder.finish(writer);
-        Ok((Self(log), guard))
+        let lost = Arc::default();
+        let (lines, guard) = builder.finish(LogFile::new(writer, Arc::clone(&lost)));
+        Ok((Self { lines, lost }, guard))
     }
 
-    /// Counts the lines that were dropped.
+    /// Counts the lines that are not in it.
     #[must_use]
-    pub fn dropped(&self) -> ErrorCounter {
-        self.0.error_counter()
+    pub fn dropped(&self) -> DroppedLines {
+        DroppedLines { queue: self.lines.error_counter(), writer: Arc::clone(&self.lost) }
     }
 
     pub(super) fn write(&self, entry: &Entry, why: Why, class: Class, elapsed: Duration) {
         let line = entry.line(Timestamp::now(), why, class, elapsed);
         // The queue's writer never fails: what does not fit is dropped and counted.
-        let _counted = self.0.clone().write(line.as_bytes());
+        let _counted = self.lines.clone().write(line.as_bytes());
     }
 }
 

@@ -6,7 +6,7 @@ use http::uri;
 use hyper::body::Body;
 use tokio::time::timeout;
 
-use super::{Socket, http1, http2};
+use super::{Room, Socket, http1, http2};
 use crate::capacity::Slot;
 use crate::config::Scheme;
 use crate::proxy_header::Stated;
@@ -84,7 +84,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let set_up = async {
-        let socket = reach(endpoint, client, only).await?;
+        let socket = reach(endpoint, client, only, Room::OfClients).await?;
         let (scheme, is_http2) = match &socket {
             Socket::Tls(stream) => (uri::Scheme::HTTPS, stream.get_ref().1.alpn_protocol() == Some(tls::HTTP_2)),
             Socket::Tcp(_) | Socket::Unix(_) => (uri::Scheme::HTTP, endpoint.protocol.is_certainly_http2()),
@@ -99,13 +99,18 @@ where
 }
 
 /// A socket on which HTTP can be spoken with `endpoint` for `client`: in secret if its URL says so, and never in clear text
-/// instead. What is spoken inside is agreed on there, unless it has to be `only` that. How long all of it may take is the
-/// caller's to say.
+/// instead. What is spoken inside is agreed on there, unless it has to be `only` that. It takes a descriptor of `room`. How long
+/// all of it may take is the caller's to say.
 ///
 /// # Errors
 /// When the endpoint does not take the connection, or cannot be trusted.
-pub async fn reach(endpoint: &Endpoint, client: Stated, only: Option<&[u8]>) -> Result<Socket, ConnectError> {
-    let socket = Socket::connect(endpoint, client).await?;
+pub async fn reach(
+    endpoint: &Endpoint,
+    client: Stated,
+    only: Option<&[u8]>,
+    room: Room,
+) -> Result<Socket, ConnectError> {
+    let socket = Socket::connect(endpoint, client, room).await?;
     match (endpoint.address.scheme, &endpoint.tls) {
         (Scheme::Http, _) => Ok(socket),
         (Scheme::Https, Some(tls)) => Ok(Box::pin(socket.secured(tls, only)).await.map_err(untrusted)?),

@@ -1,16 +1,18 @@
 //! A connection to an endpoint, before anything is spoken on it.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixSocket, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::mind_silence;
+use crate::descriptors;
 use crate::proxy_header::{self, Stated};
 use crate::snapshot::{At, Endpoint};
 use crate::tls;
@@ -26,19 +28,46 @@ pub enum Socket {
     Tls(Box<TlsStream<Self>>),
 }
 
+/// Out of which descriptors a socket is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Of those that clients and their requests may use up.
+    OfClients,
+    /// Of all: the process wants to know something itself.
+    OfTheProcess,
+}
+
+impl Room {
+    /// # Errors
+    /// The same as if there were no descriptor left at all.
+    fn admits(self, socket: &impl AsRawFd) -> io::Result<()> {
+        const EMFILE: i32 = 24;
+        match self {
+            Self::OfClients if descriptors::is_spare(socket) => Err(io::Error::from_raw_os_error(EMFILE)),
+            Self::OfClients | Self::OfTheProcess => Ok(()),
+        }
+    }
+}
+
 impl Socket {
     /// Connects to `endpoint`, and says whom that is for if it wants to know. How long that may take is the caller's to say.
     ///
     /// # Errors
     /// The system's.
-    pub async fn connect(endpoint: &Endpoint, client: Stated) -> io::Result<Self> {
+    pub async fn connect(endpoint: &Endpoint, client: Stated, room: Room) -> io::Result<Self> {
         let mut socket = match &endpoint.at {
             At::Tcp(address) => {
-                let stream = TcpStream::connect(address).await?;
+                let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+                room.admits(&socket)?;
+                let stream = socket.connect(*address).await?;
                 stream.set_nodelay(true)?;
                 Self::Tcp(stream)
             }
-            At::Unix(path) => Self::Unix(UnixStream::connect(path).await?),
+            At::Unix(path) => {
+                let socket = UnixSocket::new_stream()?;
+                room.admits(&socket)?;
+                Self::Unix(socket.connect(path).await?)
+            }
         };
         if let Some(version) = endpoint.proxy_protocol {
             socket.write_all(&proxy_header::write(version, client)).await?;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwap;
 use tempfile::TempDir;
 use tidegate::config::{self, Config};
+use tidegate::descriptors::Supply;
 use tidegate::hold::Queue;
 use tidegate::listen::{self, Access};
 use tidegate::metrics::{Registry, RolloutMeters};
@@ -67,6 +68,7 @@ impl Plane {
             workers: workers.iter().map(|worker| worker.errands.clone()).collect(),
             snapshot: Arc::clone(&published),
             registry: Arc::clone(&registry),
+            supply: Supply { limit: None, taken: 0 },
             ending: is_ending,
         });
         let errands = workers.iter().map(|worker| worker.errands.downgrade()).collect();

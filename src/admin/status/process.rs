@@ -8,6 +8,7 @@ use super::{
     ConfigStatus, ListenerStatus, Phase, ReloadStatus, RouteStatus, StateStatus, Status, VERSION, of_rollout, standing,
 };
 use crate::admin::answer::durability;
+use crate::control::in_force::FORGOTTEN;
 use crate::control::overview::{Overview, Reload};
 use crate::snapshot::{NamedRoute, Snapshot};
 
@@ -59,7 +60,7 @@ fn reload(reload: &Reload) -> ReloadStatus {
 
 fn state(overview: &Overview) -> StateStatus {
     let (durable, why) = durability(&overview.journal.durability());
-    StateStatus { durable, why, note: overview.lost().map(str::to_owned) }
+    StateStatus { durable, why, note: overview.lost().map(|why| format!("{why}; {FORGOTTEN}")) }
 }
 
 fn routes(snapshot: &Snapshot) -> Vec<RouteStatus> {

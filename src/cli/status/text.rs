@@ -1,4 +1,4 @@
-//! A status for people, in 80 columns and 24 lines: one rollout in full, or several in a table.
+//! A status for people, as large as their terminal: one rollout in full, or several in a table.
 
 mod next;
 mod page;
@@ -9,23 +9,29 @@ mod tests;
 
 use jiff::Timestamp;
 
-use self::page::{HEIGHT, Item, Page, Room, WIDTH};
+use self::page::{Item, Page, Room};
 pub(in crate::cli) use self::rollout::progress;
 use crate::admin::status::{GuardVerdict, ListenerStatus, Phase, RolloutStatus, Status};
-use crate::cli::output::{Paint, fitted, indented};
+use crate::cli::output::{Paint, Screen, fitted, indented};
 use crate::cli::words::{ago, counted, share, spell};
 
-/// Writes `status`, which was told by `from`, as it looks at `now`. `again` stands behind each command for it to reach the
-/// same instance.
-pub(super) fn render(status: &Status, from: &str, again: &str, now: Timestamp, paint: Paint) -> String {
+/// Writes `status`, which was told by `from`, as it looks at `now`, on a `screen`. `again` stands behind each command for it to
+/// reach the same instance.
+pub(super) fn render(
+    status: &Status,
+    from: &str,
+    again: &str,
+    now: Timestamp,
+    (screen, paint): (Screen, Paint),
+) -> String {
     let written = |room| {
-        let mut page = Page { lines: Vec::new(), room, now, paint, again };
+        let mut page = Page { lines: Vec::new(), room, width: screen.width, now, paint, again };
         whole(&mut page, status, from);
         page.lines
     };
     let mut lines = written(Room::Enough);
     for room in [Room::Little, Room::Least] {
-        if lines.len() > HEIGHT && status.rollouts.len() <= 1 {
+        if lines.len() > screen.height && status.rollouts.len() <= 1 {
             lines = written(room);
         }
     }
@@ -64,11 +70,11 @@ fn process(page: &mut Page<'_>, status: &Status, from: &str) {
     if page.room == Room::Enough {
         let connections = counted(status.client_connections, "client connection");
         page.line(format!("up       {}, {connections}", spell(status.uptime_seconds)));
-        page.line(format!("listen   {}", as_many_as_fit(&status.listeners, WIDTH - 9)));
+        page.line(format!("listen   {}", as_many_as_fit(&status.listeners, page.width - 9)));
     }
     let config = &status.config;
     let revision = format!(", revision {}, read {}", config.revision, ago(&config.loaded_at, page.now));
-    page.line(format!("config   {}{revision}", end_of(&config.path, WIDTH - 9 - revision.chars().count())));
+    page.line(format!("config   {}{revision}", end_of(&config.path, page.width - 9 - revision.chars().count())));
     state(page, status);
     reload(page, status);
     tls(page, status);
@@ -79,8 +85,7 @@ fn process(page: &mut Page<'_>, status: &Status, from: &str) {
 /// What has to be known before anything else is believed: that a restart would forget it, or that one did.
 fn state(page: &mut Page<'_>, status: &Status) {
     if let Some(note) = &status.state.note {
-        let told = format!("state    PUT ASIDE: {note}");
-        page.line(page.paint.alarm(fitted(&told, WIDTH)));
+        page.alarm(&format!("state    PUT ASIDE: {note}"));
     }
     if status.state.durable {
         return;
@@ -92,11 +97,11 @@ fn state(page: &mut Page<'_>, status: &Status) {
             let why = why.rsplit_once("a restart: ").map_or(why, |(_, why)| why);
             // What the system says stands at the end of it, and is what has to be mended.
             let told = "state    NOT DURABLE, a restart would forget it: ";
-            let why = match why.chars().count() > WIDTH - told.len() {
+            let why = match page.room == Room::Least && why.chars().count() > page.width - told.len() {
                 true => why.rsplit_once(": ").map_or(why, |(_, why)| why),
                 false => why,
             };
-            page.line(page.paint.alarm(fitted(&format!("{told}{why}"), WIDTH)));
+            page.alarm(&format!("{told}{why}"));
         }
     }
 }
@@ -105,15 +110,39 @@ fn reload(page: &mut Page<'_>, status: &Status) {
     let reload = &status.reload;
     if !reload.successful {
         let failed = page.paint.alarm("FAILED");
-        page.line(format!("reload   {failed}: revision {} stays in force", status.config.revision));
-        if let Some(error) = reload.error.as_ref().filter(|_| page.room == Room::Enough) {
-            page.gap();
-            indented(error, 2).lines().for_each(|line| page.line(line));
+        let error = reload.error.as_deref().unwrap_or_default();
+        let told = format!("{failed}: revision {} stays in force", status.config.revision);
+        match page.room {
+            Room::Enough => {
+                page.line(format!("reload   {told}"));
+                page.gap();
+                indented(error, 2).lines().for_each(|line| page.line(line));
+            }
+            Room::Little => {
+                page.line(format!("reload   {told}"));
+                indented(&first_of(error), 2).lines().for_each(|line| page.line(line));
+            }
+            Room::Least => {
+                let message = error.lines().next().unwrap_or_default();
+                let message = message.strip_prefix("error: ").unwrap_or(message);
+                let taken = format!("reload   FAILED: revision {} stays in force: ", status.config.revision).len();
+                page.line(format!("reload   {told}: {}", fitted(message, page.width - taken)));
+            }
         }
     }
     if !reload.needs_restart.is_empty() && page.room > Room::Least {
         let told = format!("restart  needed for what changed in: {}", reload.needs_restart.join(", "));
-        page.line(fitted(&told, WIDTH));
+        page.line(fitted(&told, page.width));
+    }
+}
+
+/// The first of the errors of a config, and how many there are besides.
+fn first_of(errors: &str) -> String {
+    let (first, others) = errors.split_once("\n\n").unwrap_or((errors, ""));
+    let more = others.lines().filter(|line| line.starts_with("error: ")).count();
+    match more {
+        0 => first.to_owned(),
+        more => format!("{first}\n... and {more} more"),
     }
 }
 
@@ -121,19 +150,22 @@ fn reload(page: &mut Page<'_>, status: &Status) {
 fn tls(page: &mut Page<'_>, status: &Status) {
     for certificate in status.tls.certificates.iter().filter(|certificate| certificate.expires_soon) {
         let told = match certificate.days_left {
-            ..0 => format!("tls      EXPIRED: {}", end_of(&certificate.file, WIDTH - 18)),
+            ..0 => format!("tls      EXPIRED: {}", end_of(&certificate.file, page.width - 18)),
             days => {
                 let when = format!("tls      expires in {}: ", counted(days.unsigned_abs(), "day"));
-                let file = end_of(&certificate.file, WIDTH - when.len());
+                let file = end_of(&certificate.file, page.width - when.len());
                 format!("{when}{file}")
             }
         };
         page.line(page.paint.alarm(told));
     }
     for trouble in &status.tls.troubles {
-        let name = end_of(&trouble.file, WIDTH / 3);
-        let told = format!("tls      {name}: what was read before stays in use: {}", trouble.message);
-        page.line(page.paint.alarm(fitted(&told, WIDTH)));
+        let (file, message) = (&trouble.file, &trouble.message);
+        page.alarm(&match page.room {
+            Room::Enough => format!("tls      {file}: what was read before stays in use: {message}"),
+            Room::Little => format!("tls      {}: {message}", end_of(file, page.width / 2)),
+            Room::Least => format!("tls      {}: {message}", end_of(file, page.width / 3)),
+        });
     }
 }
 
@@ -188,7 +220,7 @@ fn table(page: &mut Page<'_>, rollouts: &[RolloutStatus]) {
             page.gap();
         }
         let name = format!("{:<17}", fitted(&rollout.name, 16));
-        let told = fitted(&told, WIDTH - 17);
+        let told = fitted(&told, page.width - 17);
         page.line(if rollout.rollback.active { format!("{name}{}", page.paint.alarm(told)) } else { name + &told });
     }
 }

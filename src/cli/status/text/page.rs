@@ -4,10 +4,8 @@ use jiff::Timestamp;
 
 use crate::cli::output::{Paint, fitted};
 
-/// Columns of the smallest terminal.
-pub(super) const WIDTH: usize = 80;
-/// Lines of the smallest terminal, less the one of the prompt.
-pub(super) const HEIGHT: usize = 23;
+/// Columns under which what is told of the process as a whole stands.
+const MARGIN: usize = 9;
 /// Columns of a label and the space around it.
 const LABEL: usize = 12;
 /// A reason with fewer columns says nothing.
@@ -29,6 +27,8 @@ pub(super) enum Room {
 pub(super) struct Page<'a> {
     pub(super) lines: Vec<String>,
     pub(super) room: Room,
+    /// How wide a line may be.
+    pub(super) width: usize,
     pub(super) now: Timestamp,
     pub(super) paint: Paint,
     /// What stands behind each command for it to reach the same instance.
@@ -55,6 +55,18 @@ impl Page<'_> {
         self.lines.push(line.into());
     }
 
+    /// What has to be known: on as many lines as there is room for.
+    pub(super) fn alarm(&mut self, told: &str) {
+        let most = match self.room {
+            Room::Enough => usize::MAX,
+            Room::Little => 2,
+            Room::Least => 1,
+        };
+        for line in wrapped(told, self.width, most) {
+            self.line(self.paint.alarm(line));
+        }
+    }
+
     /// An empty line, if there is room for it.
     pub(super) fn gap(&mut self) {
         if self.room == Room::Enough {
@@ -76,15 +88,19 @@ impl Page<'_> {
         let end = end.unwrap_or_default();
         let in_one = if end.is_empty() { String::new() } else { format!("; {end}") };
         let whole = item.told(usize::MAX);
-        if length(&whole) + length(&in_one) <= WIDTH - LABEL - 2 {
+        if length(&whole) + length(&in_one) <= self.room_for_an_item() {
             self.labelled(item.label, &format!("{whole}{in_one}"));
         } else if self.room < Room::Enough || end.is_empty() {
-            let room = (WIDTH - LABEL - 2).saturating_sub(length(&in_one));
+            let room = self.room_for_an_item().saturating_sub(length(&in_one));
             self.labelled(item.label, &format!("{}{in_one}", item.told(room)));
         } else {
-            self.labelled(item.label, &item.told(WIDTH - LABEL - 2));
+            self.labelled(item.label, &item.told(self.room_for_an_item()));
             self.labelled("", &end);
         }
+    }
+
+    fn room_for_an_item(&self) -> usize {
+        self.width - LABEL - 2
     }
 
     fn labelled(&mut self, label: &str, text: &str) {
@@ -111,6 +127,21 @@ impl Item {
     }
 }
 
+/// `text` on at most `most` lines of `width`, all but the first one indented; broken between words if they are no longer than a line,
+/// and cut at the end.
+fn wrapped(text: &str, width: usize, most: usize) -> Vec<String> {
+    let (mut lines, mut rest) = (Vec::new(), text.to_owned());
+    while length(&rest) > width && lines.len() + 1 < most {
+        let end = rest.char_indices().nth(width).map_or(rest.len(), |(end, _)| end);
+        let is_a_words_end = rest[end..].starts_with(' ');
+        let at_a_word = if is_a_words_end { Some(end) } else { rest[..end].rfind(' ').filter(|at| *at > MARGIN) };
+        let next = rest.split_off(at_a_word.unwrap_or(end));
+        lines.push(std::mem::replace(&mut rest, format!("{:MARGIN$}{}", "", next.trim_start())));
+    }
+    lines.push(fitted(&rest, width));
+    lines
+}
+
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -122,6 +153,20 @@ fn length(text: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alarm_goes_on_where_its_label_ends() {
+        let told = "state    NOT DURABLE: no space left";
+        assert_eq!(wrapped(told, 80, 9), [told]);
+        assert_eq!(wrapped(told, usize::MAX, 9), [told]);
+        assert_eq!(wrapped(told, 21, 9), ["state    NOT DURABLE:", "         no space", "         left"]);
+        assert_eq!(wrapped(told, 21, 2), ["state    NOT DURABLE:", "         no space le…"]);
+        assert_eq!(wrapped(told, 21, 1), ["state    NOT DURABLE…"]);
+        assert_eq!(
+            wrapped("tls      /a/long/pâth: bad", 16, 9),
+            ["tls      /a/long", "         /pâth:", "         bad"]
+        );
+    }
 
     #[test]
     fn what_matters_least_is_left_out_first() {

@@ -1,7 +1,7 @@
 //! One rollout in full.
 
 use super::next;
-use super::page::{Item, Page, Room, WIDTH};
+use super::page::{Item, Page, Room};
 use crate::admin::status::{
     BlueGreenStatus, Deed, DrainStatus, GuardVerdict, HoldStatus, LatchStatus, Latency, MaintenanceStatus,
     RolloutStatus, SideStatus, StepsStatus,
@@ -330,7 +330,7 @@ fn unfit(page: &mut Page<'_>, side: &SideStatus) {
     }
     for endpoint in side.endpoint_list.iter().filter(|endpoint| !endpoint.healthy).take(SHOWN) {
         let why = endpoint.why.as_deref().unwrap_or_default();
-        page.line(fitted(&format!("    {} {why}", endpoint.endpoint), WIDTH));
+        page.line(fitted(&format!("    {} {why}", endpoint.endpoint), page.width));
     }
 }
 
@@ -357,7 +357,7 @@ fn percentiles(latency: Option<Latency>) -> [String; 4] {
 pub(super) fn next(page: &mut Page<'_>, next: Option<next::Next>) {
     if let Some(next::Next { command, why }) = next {
         let command = page.command(&command);
-        let fits = "next: ".len() + command.chars().count() + why.len() + "  ()".len() <= WIDTH;
+        let fits = "next: ".len() + command.chars().count() + why.len() + "  ()".len() <= page.width;
         let why = if why.is_empty() || !fits { String::new() } else { format!("  ({why})") };
         page.gap();
         page.line(format!("next: {}{why}", page.paint.bold(command)));

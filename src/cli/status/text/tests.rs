@@ -4,7 +4,7 @@ use super::*;
 use crate::admin::status::{
     BlueGreenStatus, ConfigStatus, Deed, DrainStatus, EndpointStatus, Evidence, GuardStatus, HoldStatus, LatchStatus,
     Latency, ListenerStatus, MaintenanceStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus, RouteStatus,
-    Sense, SideCount, SideStatus, Sides, StateStatus, StepsStatus, StrategyName, TlsStatus,
+    Sense, SideCount, SideStatus, Sides, StateStatus, StepsStatus, StrategyName, TlsStatus, TroubleStatus,
 };
 
 const NOW: &str = "2026-11-21T04:05:06Z";
@@ -279,9 +279,13 @@ fn status(rollouts: Vec<RolloutStatus>) -> Status {
     }
 }
 
+fn on(screen: Screen, status: &Status) -> String {
+    render(status, "http://127.0.0.1:9901", "", NOW.parse().unwrap(), (screen, Paint::NONE))
+}
+
 #[track_caller]
 fn shown(status: &Status) -> String {
-    let shown = render(status, "http://127.0.0.1:9901", "", NOW.parse().unwrap(), Paint::NONE);
+    let shown = on(Screen::SMALLEST, status);
     assert!(shown.lines().all(|line| line.chars().count() <= 80), "wider than 80\n{shown}");
     assert!(shown.lines().count() <= 23, "higher than 24 with the prompt\n{shown}");
     shown
@@ -479,7 +483,8 @@ fn a_step_waits_for_what_is_further_off() {
 #[test]
 fn commands_reach_the_instance_that_was_asked() {
     let again = " --admin unix:/run/tidegate.sock";
-    let shown = render(&busy(), "unix:/run/tidegate.sock", again, NOW.parse().unwrap(), Paint::NONE);
+    let shown =
+        render(&busy(), "unix:/run/tidegate.sock", again, NOW.parse().unwrap(), (Screen::SMALLEST, Paint::NONE));
     let commands: Vec<&str> = shown.lines().filter(|line| line.contains(": tidegate ")).collect();
     assert!(commands.len() > 2 && commands.iter().all(|line| line.ends_with(again)), "{commands:?}");
 }
@@ -625,7 +630,7 @@ tidegate 0.1.0 at http://127.0.0.1:9901: not ready
 config   /etc/a-long-way-down/a-long-way-down/.yaml, revision 3, read 13 min ago
 state    PUT ASIDE: the new ledger books the same payment twice when two of its…
 state    NOT DURABLE, a restart would forget it: No space left on device
-reload   FAILED: revision 3 stays in force
+reload   FAILED: revision 3 stays in force: percent is above 100
   maintenance everything, read-only, since…; end: tidegate maintenance --all off
   hold        everything, 14 requests waiting; end: tidegate hold --all off
   routes      in maintenance or on hold: pay, reports, search
@@ -728,6 +733,62 @@ no rollouts: every route leads straight to a backend
 next: tidegate check -c /etc/tidegate.yaml  (then correct the file)
 ",
     );
+}
+
+const TWO_ERRORS: &str = "error: unknown key `percnt`
+ --> /etc/tidegate.yaml:7:3
+  |
+7 |   percnt: 5
+  |   ^^^^^^
+  = help: did you mean `percent`?
+
+error: unknown kind of key `hedr`
+ --> /etc/tidegate.yaml:6:8
+  |
+6 |   key: hedr:x-user-id
+  |        ^^^^^^^^^^^^^^
+  = allowed: header:NAME, cookie:NAME, query:NAME, path:N, jwt:CLAIM, client_ip
+";
+
+#[test]
+fn of_two_errors_the_first_is_told_where_there_is_no_room_for_both() {
+    let mut status = status(vec![rollout("ledger")]);
+    status.reload.successful = false;
+    status.reload.error = Some(TWO_ERRORS.into());
+    let small = shown(&status);
+    let told = "reload   FAILED: revision 3 stays in force
+  error: unknown key `percnt`
+   --> /etc/tidegate.yaml:7:3
+    |
+  7 |   percnt: 5
+    |   ^^^^^^
+    = help: did you mean `percent`?
+  ... and 1 more
+";
+    assert!(small.contains(told) && small.contains("next: tidegate check"), "{small}");
+    let large = on(Screen { width: 100, height: 50 }, &status);
+    assert!(large.contains("error: unknown kind of key") && large.contains("\n\nledger"), "{large}");
+}
+
+#[test]
+fn what_is_wrong_with_a_file_of_tls_is_told_to_its_end() {
+    let mut status = status(vec![rollout("ledger")]);
+    let file = "/etc/tidegate/certificates/of/the/ledger/tls.key";
+    status.tls.troubles =
+        vec![TroubleStatus { file: file.into(), message: "the key does not belong to the certificate".into() }];
+    let told = "tls      /etc/tidegate/certificates/of/the/ledger/tls.key: what was read before
+         stays in use: the key does not belong to the certificate
+";
+    assert!(shown(&status).contains(told), "{}", shown(&status));
+}
+
+#[test]
+fn a_program_gets_all_of_it() {
+    let told = on(Screen::ENDLESS, &everything());
+    for whole in [LONG, "10.0.0.1:8080 3 checks in a row failed: it did not answer GET /healthz within 1 s"] {
+        assert!(told.contains(whole), "{whole} is missing in\n{told}");
+    }
+    assert!(told.lines().any(|line| line.ends_with(LONG)), "{told}");
 }
 
 /// All that can be at once.
