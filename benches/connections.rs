@@ -256,7 +256,7 @@ impl ServerCertVerifier for Anyone {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
+        Err(rustls::Error::General("TLS 1.2 is not offered".to_owned()))
     }
 
     fn verify_tls13_signature(

@@ -138,6 +138,13 @@ impl App {
         self.listeners.iter().map(|listener| listener.address.clone()).collect()
     }
 
+    /// The same with what is said of each listener.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<config::Listener> {
+        let bound = self.addresses().into_iter().zip(&self.in_force.config().listeners);
+        bound.map(|(address, listener)| config::Listener { address, ..listener.clone() }).collect()
+    }
+
     /// Where the admin side listens: `http://127.0.0.1:9901` or `unix:/path`.
     #[must_use]
     pub fn admin_address(&self) -> String {
@@ -160,9 +167,11 @@ impl App {
         let shutdown = self.in_force.config().shutdown.clone();
         let lookout = Lookout::begin(self.in_force.config()).await;
         self.in_force.set_addresses(lookout.addresses());
+        let addresses = self.addresses();
         let data = DataPlane::start(&mut self.in_force, self.listeners, self.access_log.as_ref(), &is_ending)?;
         let mut watched = watch_workers(&data.workers);
-        let start = Start { text: self.text, in_force: self.in_force, told: self.told, journal: self.journal, lookout };
+        let Self { text, in_force, told, journal, .. } = self;
+        let start = Start { text, in_force, told, journal, lookout, addresses };
         let control = ControlPlane::start(start, &data, self.admin, is_ending, is_leaving);
         let died = tokio::select! {
             () = until_asked_to_leave(&mut signals, &control.nudges) => None,
@@ -234,6 +243,8 @@ struct Start {
     told: Vec<Told>,
     journal: Memories,
     lookout: Lookout,
+    /// Where clients connect.
+    addresses: Vec<ListenAddress>,
 }
 
 /// Those who decide what is in force, and those who tell of it: tasks on the runtime that runs the process.
@@ -254,7 +265,7 @@ impl ControlPlane {
         mut ending: watch::Receiver<Ending>,
         leaving: watch::Receiver<bool>,
     ) -> Self {
-        let Start { text, in_force, told, journal, lookout } = start;
+        let Start { text, in_force, told, journal, lookout, addresses } = start;
         let (events, queue) = mpsc::channel(64);
         let (nudges, reasons) = mpsc::channel(64);
         let config = in_force.config();
@@ -266,6 +277,7 @@ impl ControlPlane {
             lost: in_force.lost().map(str::to_owned),
             ending: ending.clone(),
             leaving,
+            addresses,
             config_path: in_force.path().to_owned(),
             state_dir: config.state_dir.clone(),
         }));

@@ -215,8 +215,14 @@ impl ListenAddress {
     /// How clients name it in clear text: `http://127.0.0.1:8080` or `unix:/path`.
     #[must_use]
     pub fn url(&self) -> String {
+        self.url_with("http")
+    }
+
+    /// How clients name it who speak `scheme`. A socket file has none.
+    #[must_use]
+    pub fn url_with(&self, scheme: &str) -> String {
         match self {
-            Self::Tcp(address) => format!("http://{address}"),
+            Self::Tcp(address) => format!("{scheme}://{address}"),
             Self::Unix(_) => self.to_string(),
         }
     }

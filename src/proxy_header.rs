@@ -1,6 +1,8 @@
 //! The PROXY protocol (HAProxy's proxy-protocol.txt, versions 1 and 2): a header in front of a connection that says whom it
 //! is for. Pure: bytes in, bytes out.
 
+mod checksum;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// How a header is written.
@@ -42,6 +44,8 @@ const V1_BEGIN: &[u8] = b"PROXY ";
 const V2_BEGIN: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Up to the end of the length.
 const V2_START: usize = 16;
+/// The type of the extension that holds a checksum of the header (PP2_TYPE_CRC32C).
+const CHECKSUM: u8 = 0x03;
 /// Paths at both ends and 4 KiB of extensions. The protocol allows 64 KiB, which nobody sends and which would have to be
 /// waited for.
 const V2_MOST: usize = 4096 + 216;
@@ -165,6 +169,9 @@ fn read_v2(bytes: &[u8]) -> Result<Progress, Malformed> {
         so_far if so_far > length => return Err(Malformed("something stands behind the header")),
         _ => {}
     }
+    if needed > 0 {
+        check_extensions(bytes, V2_START + needed)?;
+    }
     let stated = match (version_and_command, family) {
         (0x20, _) => Stated::Local,
         (_, 0x11) => client::<4>(said, |octets| Ipv4Addr::from(octets).into()),
@@ -172,6 +179,26 @@ fn read_v2(bytes: &[u8]) -> Result<Progress, Malformed> {
         _ => Stated::Unknown, // no address, or the path of a socket
     };
     Ok(Progress::Whole(stated))
+}
+
+/// Passes over the extensions of `header`, which begin at `at`, but for a checksum: if there is one, it has to be right.
+fn check_extensions(header: &[u8], mut at: usize) -> Result<(), Malformed> {
+    while at < header.len() {
+        let Some([kind, high, low]) = header[at..].first_chunk() else {
+            return Err(Malformed("an extension without a length"));
+        };
+        let value = at + 3;
+        let end = value + usize::from(u16::from_be_bytes([*high, *low]));
+        let said = header.get(value..end).ok_or(Malformed("an extension that goes on behind the header"))?;
+        if *kind == CHECKSUM {
+            let made = checksum::crc32c(&[&header[..value], &[0; 4], &header[end..]]);
+            if said != made.to_be_bytes() {
+                return Err(Malformed("a checksum that is not the header's"));
+            }
+        }
+        at = end;
+    }
+    Ok(())
 }
 
 /// Source, destination, and their ports, as they stand in the `N` bytes of each address and two of each port.

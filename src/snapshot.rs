@@ -389,15 +389,7 @@ impl Snapshot {
         let routes = config.routes.iter().map(|route| (route.wanted.clone(), places.destination(&route.to)));
         let everything = service(&Scope::Everything, Some(&overlay.everything), overlay);
         let by_route: Vec<Service> = config.routes.iter().map(|route| route_service(route, overlay)).collect();
-        let put_in_force = |(name, written): (&String, &config::Rollout)| {
-            let state = overlay.rollouts.get(name).cloned().unwrap_or_default();
-            let service = service(&Scope::Rollout(name.clone()), Some(&state.standing), overlay);
-            let plan = written.plan(config.rollback);
-            let backends = [places.backend(&written.old), places.backend(&written.new)];
-            let epoch = overlay.epochs.get(name).copied().unwrap_or_default();
-            rollout(name, written, backends, InForce { plan, state, service, epoch }, registry.rollout(name))
-        };
-        let rollouts: Vec<Rollout> = config.rollouts.iter().map(put_in_force).collect();
+        let rollouts = rollouts(config, &places, registry, overlay);
         let put_up = |(name, written): (&String, &config::Backend)| {
             backend(name, written, config, &overlay.addresses, registry.backend(name))
         };
@@ -455,6 +447,19 @@ impl Snapshot {
         let endpoints = self.backends.iter().flat_map(|backend| &backend.endpoints);
         endpoints.map(|endpoint| endpoint.timeouts.idle).max().unwrap_or_default()
     }
+}
+
+/// The rollouts of `config`, in its order, as they are in force.
+fn rollouts(config: &Config, places: &Places<'_>, registry: &Registry, overlay: &Overlay) -> Vec<Rollout> {
+    let put_in_force = |(name, written): (&String, &config::Rollout)| {
+        let state = overlay.rollouts.get(name).cloned().unwrap_or_default();
+        let service = service(&Scope::Rollout(name.clone()), Some(&state.standing), overlay);
+        let plan = written.plan(config.rollback);
+        let backends = [places.backend(&written.old), places.backend(&written.new)];
+        let epoch = overlay.epochs.get(name).copied().unwrap_or_default();
+        rollout(name, written, backends, InForce { plan, state, service, epoch }, registry.rollout(name))
+    };
+    config.rollouts.iter().map(put_in_force).collect()
 }
 
 /// Where the things that a config names stand in a snapshot.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::support::backend::ok;
 use crate::support::client::Answer;
 use crate::support::proxy::split;
-use crate::support::{Backend, Client, Tidegate, eventually};
+use crate::support::{Backend, Client, Gate, Tidegate, eventually};
 
 /// A rollout between two backends, and somebody who changes it.
 struct Scene {
@@ -302,8 +302,10 @@ fn maintenance_and_hold_show_in_status() {
 
 #[test]
 fn a_drain_shows_how_far_it_is() {
-    let slow = Backend::answering(|_| {
-        std::thread::sleep(std::time::Duration::from_millis(300));
+    let gate = Gate::default();
+    let may_go = gate.clone();
+    let slow = Backend::answering(move |_| {
+        may_go.pass();
         ok(&[], b"slow")
     });
     let new = Backend::named("new");
@@ -315,6 +317,7 @@ fn a_drain_shows_how_far_it_is() {
     let answer = scene.change("POST", "rollouts/default/drain", &json!({"side": "old", "reason": "empty it"}));
     let drain = json_of(&answer)["rollout"]["drain"].clone();
     assert_eq!((&drain["side"], &drain["inflight"], &drain["done"]), (&json!("old"), &json!(1), &json!(false)));
+    gate.open();
     assert_eq!(scene.client.answer().status, 200);
     eventually("it is done", || scene.rollout()["drain"]["done"] == true);
     assert_eq!(scene.side(), "new");

@@ -11,7 +11,7 @@ use tidegate::control::journal::{audit, log_path};
 
 use crate::support::backend::Connection;
 use crate::support::process::{Process, run_to_the_end, whole};
-use crate::support::{Answer, Backend, Client, eventually};
+use crate::support::{Answer, Backend, Client, Gate, eventually};
 
 /// A process with a state directory, in front of two backends.
 struct Scene {
@@ -346,12 +346,12 @@ fn a_database_is_switched_behind_a_hold_of_five_seconds_and_no_request_is_lost()
             })
         })
         .collect();
-    thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed()));
+    thread::sleep(Duration::from_secs(1).saturating_sub(start.elapsed())); // traffic before the hold
     scene.done("POST", "hold", json!({"on": true, "reason": "the database is switched"}));
     let held = start.elapsed();
     eventually("all that run have ended", || scene.status()["sides"]["old"]["inflight"] == 0);
     scene.done("PUT", "percent", json!({"percent": 100}));
-    thread::sleep((held + Duration::from_secs(5)).saturating_sub(start.elapsed()));
+    thread::sleep((held + Duration::from_secs(5)).saturating_sub(start.elapsed())); // the five seconds of the story
     let until = start.elapsed();
     scene.done("POST", "hold", json!({"on": false}));
     let answers: Vec<_> = clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
@@ -459,11 +459,12 @@ fn those_who_wait_go_on_waiting_when_a_hold_is_made_longer() {
             client
         })
         .collect();
-    thread::sleep(Duration::from_millis(300));
+    eventually("all of them wait", || scene.status()["hold"]["waiting"] == 50);
     for seconds in 21..41 {
         scene.done("POST", "hold", json!({"max_wait": format!("{seconds}s")}));
+        assert_eq!(scene.old.requests().len(), 0, "nobody may pass a hold");
     }
-    thread::sleep(Duration::from_millis(300));
+    eventually("all of them wait again", || scene.status()["hold"]["waiting"] == 50);
     assert_eq!(scene.old.requests().len(), 0, "nobody may pass a hold");
     scene.done("POST", "hold", json!({"on": false}));
     for mut client in clients {
@@ -476,7 +477,7 @@ fn a_switch_that_was_overtaken_looks_at_what_would_serve_now() {
     let blue = Backend::scripted(Connection::reset);
     let green = Backend::answering(|request| {
         if request.target == "/healthz" {
-            thread::sleep(Duration::from_millis(500));
+            thread::sleep(Duration::from_millis(500)); // the other order comes while it is looked at
         }
         crate::support::backend::ok(&[], b"green")
     });
@@ -512,7 +513,7 @@ fn who_still_waits_when_the_process_ends_is_told_to_come_back() {
     clients.iter_mut().for_each(|client| {
         client.send("POST / HTTP/1.1\r\nhost: service\r\nx-user-id: 7\r\ncontent-length: 2\r\n\r\n{}");
     });
-    thread::sleep(Duration::from_millis(300));
+    eventually("all of them wait", || scene.status()["hold"]["waiting"] == 100);
     scene.process.signal("TERM");
     for mut client in clients {
         let answer = client.answer();
@@ -525,10 +526,12 @@ fn who_still_waits_when_the_process_ends_is_told_to_come_back() {
 
 #[test]
 fn a_drained_colour_is_not_empty_while_it_answers_requests_from_before_the_switch() {
+    let gate = Gate::default();
     let slow = || {
-        Backend::answering(|request| {
+        let gate = gate.clone();
+        Backend::answering(move |request| {
             if request.target == "/slow" {
-                thread::sleep(Duration::from_secs(2));
+                gate.pass();
             }
             crate::support::backend::ok(&[], b"slow")
         })
@@ -550,6 +553,7 @@ fn a_drained_colour_is_not_empty_while_it_answers_requests_from_before_the_switc
     order("switch", json!({}));
     let drained = order("drain", json!({"side": "old"}));
     assert_eq!((&drained["sides"]["old"]["color"], &drained["drain"]["done"]), (&json!("green"), &json!(false)));
+    gate.open();
     assert_eq!(client.answer().text(), "slow");
     eventually("it is empty", || admin(&process, "/api/v1/rollouts/default").json()["drain"]["done"] == true);
 }

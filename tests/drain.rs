@@ -136,7 +136,7 @@ fn who_has_fallen_asleep_and_asks_before_the_drain_is_answered() {
     let mut tidegate = leaving_after(&backend, "0s", "60s");
     let mut clients: Vec<Client> = (0..50).map(|_| tidegate.client()).collect();
     clients.iter_mut().for_each(|client| drop(client.get("/", &[])));
-    std::thread::sleep(Duration::from_millis(1300)); // a quiet connection gives up its buffers after a second
+    std::thread::sleep(Duration::from_millis(500)); // a connection gives up its buffers when it was quiet for 200 ms
     for client in &mut clients {
         client.send("GET / HTTP/1.1\r\nhost: service\r\n\r\n");
     }

@@ -1,5 +1,7 @@
 //! gRPC through tidegate, with the client and the server that Google makes: every kind of call, and how calls end.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -16,7 +18,7 @@ use crate::support::foreign::{Server, done, python};
 use crate::support::http2::{self, Client, Exchange, read, request, run, send};
 use crate::support::plane::{maintenance, somebody};
 use crate::support::tls::Authority;
-use crate::support::{PATIENCE, Plane, Tidegate, dead_address, eventually};
+use crate::support::{PATIENCE, Plane, Tidegate, dead_address, eventually, eventually_here};
 
 fn service(arguments: &[&str]) -> Server {
     Server::start("grpc_service.py", arguments)
@@ -261,9 +263,7 @@ fn a_call_that_is_cut_off_is_told_to_go_elsewhere() {
         let mut client = Client::connect(plane.address).await;
         let begun = client.begin(call("/begun", &[("x-user-id", "1")]), true).await.0.await.unwrap();
         let waiting = client.begin(call("/waiting", &[("x-user-id", "1")]), true).await.0;
-        while backend.heads().len() < 2 {
-            sleep(Duration::from_millis(2)).await;
-        }
+        eventually_here("both run", || backend.heads().len() == 2).await;
         let name = plane.snapshot().rollouts[0].name.clone();
         let (side, cut_in) = (Side::New, Some(Duration::ZERO));
         let drain = Drain { side, cut_in, at: SystemTime::now(), by: somebody(), reason: String::new() };
@@ -291,13 +291,12 @@ fn a_call_that_ends_without_a_status_has_not_ended_well() {
 fn a_service_that_vanishes_in_the_middle_is_unavailable() {
     let service = service(&[]);
     let tidegate = Tidegate::start(&before(service.address, ""));
-    let address = tidegate.address;
-    let client = std::thread::spawn(move || does_at(address, "broken", &["UNAVAILABLE"]));
-    let running = || tidegate.metric("tidegate_inflight_requests{rollout=\"\",side=\"\"}") == 1.0;
-    eventually("it runs", running);
-    std::thread::sleep(Duration::from_millis(300)); // its first message is there
+    let mut client = python("grpc_client.py", &[&tidegate.address.to_string(), "broken", "UNAVAILABLE"]);
+    let mut client = client.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "begun");
     drop(service);
-    client.join().unwrap();
+    assert!(client.wait().unwrap().success());
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn status_and_events_say_who_is_out_and_why() {
     new.is_well(false);
     eventually("new is out", || status(&tidegate)["sides"]["new"]["healthy"] == 0);
     let side = status(&tidegate)["sides"]["new"].clone();
-    assert_eq!(side["endpoints"], 1);
+    assert_eq!((&side["endpoints"], &side["checked"]), (&1.into(), &true.into()));
     let endpoint = &side["endpoint_list"][0];
     assert_eq!(endpoint["endpoint"], new.backend.address.to_string());
     assert_eq!(endpoint["healthy"], false);

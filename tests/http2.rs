@@ -14,7 +14,7 @@ use crate::support::foreign::{done, system};
 use crate::support::frames::{END_STREAM, Frame, HEADERS, PREFACE, RST_STREAM, SETTINGS};
 use crate::support::http2::{self, Client, Exchange, Frames, get, request, run};
 use crate::support::proxy::single;
-use crate::support::{self, Tidegate, eventually};
+use crate::support::{self, Tidegate, eventually, eventually_here};
 
 /// A config that sends everything to one backend that speaks HTTP/2.
 fn before(backend: &http2::Backend) -> String {
@@ -235,9 +235,7 @@ fn a_hundred_streams_run_at_once_and_no_more() {
         for _ in 0..100 {
             waiting.push(client.begin(get("/"), true).await);
         }
-        while backend.heads().len() < 100 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually_here("all of them run", || backend.heads().len() == 100).await;
         assert_eq!(client.sender.current_max_send_streams(), 100);
     });
     eventually("all streams are taken back", || {

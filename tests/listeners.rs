@@ -1,12 +1,17 @@
 //! Where tidegate listens, and the sockets of this machine on both sides.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
+use serde_json::json;
 use tidegate::app::Signal;
 use tidegate::config::ListenAddress;
 
+use crate::support::process::{BINARY, own_address};
+use crate::support::tls::Authority;
 use crate::support::{Backend, Client, Tidegate, eventually, proxy::single, relay};
 
 /// The first lines of a config with these `listeners`, as the lines of a list, and ports of its own.
@@ -146,7 +151,38 @@ fn settings_of_a_listener_change_with_a_reload_and_its_address_does_not() {
     });
     let answer = tidegate.client().send("PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n").get("/", &[]);
     assert_eq!(answer.text(), "old");
-    let keys = &tidegate.admin("/api/v1/status").json()["reload"]["needs_restart"];
-    assert_eq!(keys, &serde_json::json!(["listeners"]), "the other address is another matter");
-    assert_eq!(client_at(&tidegate.dir.path().join("a.sock")).get("/", &[]).text(), "old");
+    let status = tidegate.admin("/api/v1/status").json();
+    assert_eq!(status["reload"]["needs_restart"], json!(["listeners"]), "the other address is another matter");
+    let socket = tidegate.dir.path().join("a.sock");
+    let told = json!([
+        {"url": format!("http://{}", tidegate.address), "tls": false, "proxy_protocol": true},
+        {"url": format!("unix:{}", socket.display()), "tls": false, "proxy_protocol": false},
+    ]);
+    assert_eq!(status["listeners"], told);
+    assert_eq!(client_at(&socket).get("/", &[]).text(), "old");
+}
+
+#[test]
+fn the_log_names_listeners_as_their_clients_do() {
+    let dir = tempfile::tempdir().unwrap();
+    Authority::new("test").issue(&["localhost"]).put(dir.path(), "a");
+    let tls = "tls: { certificate: a.crt, key: a.key }";
+    let (plain, secret, told) = (own_address(), own_address(), own_address());
+    let config = listening(&format!(
+        "  - address: {plain}\n  - address: {secret}\n    {tls}\n  - address: {told}\n    proxy_protocol: true\n    \
+         {tls}\n  - address: unix:traffic.sock\n    {tls}\n"
+    ));
+    let config = config + "trusted_proxies: [127.0.0.0/8]\n" + &single(&Backend::named("old"));
+    std::fs::write(dir.path().join("tidegate.yaml"), config).unwrap();
+    let mut process = Command::new(BINARY);
+    process.args(["run", "-c", "tidegate.yaml"]).current_dir(dir.path()).stderr(Stdio::piped());
+    let mut process = process.spawn().unwrap();
+    let log = BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let log: Vec<String> = log.take_while(|line| !line.contains("admin on")).collect();
+    process.kill().unwrap();
+    process.wait().unwrap();
+    let named: Vec<&str> = log.iter().filter_map(|line| line.split_once("clients on ")).map(|(_, at)| at).collect();
+    let file = format!("unix:{} (TLS)", dir.path().join("traffic.sock").display());
+    let urls = [format!("http://{plain}"), format!("https://{secret}"), format!("https://{told} (PROXY)"), file];
+    assert_eq!(named, urls, "{log:?}");
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::process::{Process, own_address, run_to_the_end, whole};
 use crate::support::proxy::{single, split};
-use crate::support::{Backend, Client, eventually};
+use crate::support::{Backend, Client, Gate, eventually};
 
 /// No delay at the end.
 const SHUTDOWN: &str = "workers: 2\nshutdown: { readiness_delay: 0s, drain_timeout: 60s }\n";
@@ -269,9 +269,11 @@ fn out_of_descriptors_it_does_not_blame_the_backend() {
 
 #[test]
 fn a_stalled_upload_stays_with_its_client_and_not_in_memory() {
-    let backend = Backend::scripted(|connection| {
+    let over = Gate::default();
+    let until = over.clone();
+    let backend = Backend::scripted(move |connection| {
         connection.read_head();
-        std::thread::sleep(Duration::from_secs(60)); // reads no further
+        until.pass(); // reads no further
     });
     let tidegate = Process::start(&format!("{SHUTDOWN}{}", single(&backend)));
     let before = tidegate.resident();
@@ -283,6 +285,7 @@ fn a_stalled_upload_stays_with_its_client_and_not_in_memory() {
     assert!(taken < 50, "{taken} MB went nowhere");
     let grown = tidegate.resident().saturating_sub(before);
     assert!(grown < STREAM, "{grown} bytes more");
+    over.open();
 }
 
 #[test]
@@ -316,7 +319,7 @@ fn thousands_of_reloads_leave_nothing_behind() {
             if n % 50 == 0 {
                 assert_eq!(client.get_as(99).status, 200);
             }
-            std::thread::sleep(Duration::from_micros(500));
+            std::thread::sleep(Duration::from_micros(500)); // so that many of them are taken, one by one
         }
         tidegate.edit(&config(&old, &new, 60));
         eventually_on_new(&mut client, 59);

@@ -4,7 +4,10 @@
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
+use rustls::ClientConfig;
+
 use crate::support::backend::{Connection, ok};
+use crate::support::tls::{Authority, Caller, session};
 use crate::support::{Backend, Client, Tidegate, eventually, proxy::single, relay};
 
 const COUNTED: &str = "tidegate_proxy_protocol_errors_total";
@@ -26,6 +29,9 @@ fn binary(command: u8, family: u8, said: &[u8]) -> Vec<u8> {
 
 const FOUR: [u8; 12] = [192, 0, 2, 7, 192, 0, 2, 1, 0xdc, 0x04, 0x01, 0xbb];
 
+/// The extension with the checksum of a header that holds [`FOUR`] and this, and nothing else.
+const CHECKSUM: [u8; 7] = [0x03, 0, 4, 0xa2, 0xaa, 0x7a, 0xe9];
+
 #[test]
 fn the_backend_hears_of_the_client_that_the_header_names() {
     let backend = Backend::named("old");
@@ -38,6 +44,7 @@ fn the_backend_hears_of_the_client_that_the_header_names() {
         (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
         (binary(0x21, 0x11, &FOUR), "192.0.2.7"),
         (binary(0x21, 0x11, &[&FOUR[..], &[0xea, 0, 3, b'a', b'b', b'c']].concat()), "192.0.2.7"),
+        (binary(0x21, 0x11, &[&FOUR[..], &CHECKSUM].concat()), "192.0.2.7"),
         (binary(0x21, 0x21, &six), "fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd"),
         (binary(0x21, 0x31, &[0; 216]), "127.0.0.1"),
         (binary(0x20, 0x00, &[]), "127.0.0.1"),
@@ -109,6 +116,8 @@ fn a_header_that_is_none_closes_the_connection() {
         binary(0x31, 0x11, &FOUR),
         binary(0x21, 0x12, &FOUR),
         binary(0x21, 0x11, &FOUR[..8]),
+        binary(0x21, 0x11, &[&FOUR[..], &[0xea, 0, 3, b'a', b'b']].concat()),
+        binary(0x21, 0x11, &[&FOUR[..], &CHECKSUM[..6], &[CHECKSUM[6] ^ 1]].concat()),
         b"\x16\x03\x01\x02\x00".to_vec(),
     ] {
         let mut client = tidegate.client();
@@ -152,6 +161,75 @@ fn who_hangs_up_within_the_header_costs_nothing() {
         (tidegate.metric(COUNTED) - 2.0).abs() < 0.5
             && tidegate.metric("tidegate_client_connections{worker=\"0\"}").abs() < 0.5
     });
+}
+
+// -- before TLS
+
+/// tidegate with TLS before `backend`, behind a proxy that sends PROXY headers.
+fn in_secret_behind_a_proxy(backend: &Backend) -> (Tidegate, Arc<ClientConfig>) {
+    let authority = Authority::new("test");
+    let dir = tempfile::tempdir().unwrap();
+    authority.issue(&["localhost"]).put(dir.path(), "a");
+    let path = dir.path().join("tidegate.yaml");
+    let config = format!(
+        "listeners: [{{ address: 127.0.0.1:0, proxy_protocol: true, tls: {{ certificate: a.crt, key: a.key }} }}]\n\
+         admin: {{ address: 127.0.0.1:0 }}\nworkers: 1\nshutdown: {{ readiness_delay: 0s, drain_timeout: 2s }}\n\
+         trusted_proxies: [127.0.0.0/8]\n{}",
+        single(backend)
+    );
+    std::fs::write(&path, config).unwrap();
+    let tidegate = Tidegate::start_at(dir, path).unwrap_or_else(|error| panic!("{error}"));
+    (tidegate, Caller::trusting(&authority).ready())
+}
+
+/// What a proxy says before the first words of TLS, in either version.
+fn headers() -> [Vec<u8>; 2] {
+    [b"PROXY TCP4 192.0.2.7 192.0.2.1 56324 443\r\n".to_vec(), binary(0x21, 0x11, &FOUR)]
+}
+
+#[test]
+fn a_header_stands_before_tls() {
+    let backend = Backend::named("old");
+    let (tidegate, config) = in_secret_behind_a_proxy(&backend);
+    for (header, in_one_piece) in headers().into_iter().flat_map(|header| [(header.clone(), true), (header, false)]) {
+        let mut tls = session(&config, "localhost");
+        let mut first = header;
+        if in_one_piece {
+            tls.write_tls(&mut first).unwrap();
+        }
+        let mut client = tidegate.client();
+        client.send(&first);
+        let mut client = client.in_secret(tls);
+        assert_eq!(client.get("/", &[("x-forwarded-for", "6.6.6.6")]).text(), "old", "{}", first.escape_ascii());
+        let request = backend.requests().pop().unwrap();
+        assert_eq!(request.header("x-forwarded-for"), Some("192.0.2.7"));
+        assert_eq!(request.header("x-forwarded-proto"), Some("https"));
+    }
+    assert!(tidegate.metric(COUNTED).abs() < 0.5);
+}
+
+#[test]
+fn a_header_never_stands_within_tls() {
+    let backend = Backend::named("old");
+    let (tidegate, config) = in_secret_behind_a_proxy(&backend);
+    let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+    for (times, header) in (1..).zip(headers()) {
+        // TLS first: the first words of it are no header, and the connection is closed before anything is answered.
+        let mut first = tidegate.client().in_secret(session(&config, "localhost"));
+        assert!(first.shake_hands().is_err());
+        assert!((tidegate.metric(COUNTED) - f64::from(times)).abs() < 0.5, "{}", header.escape_ascii());
+        // A second one within is no request.
+        let mut client = tidegate.client();
+        client.send(&header);
+        let mut second = client.in_secret(session(&config, "localhost"));
+        let answer = second.send(&header).send(request).answer();
+        assert_eq!((answer.status, answer.header("connection")), (400, Some("close")), "{}", header.escape_ascii());
+        // Clear text behind it is not what is spoken here.
+        let mut clear = tidegate.client();
+        let answer = clear.send(&header).send(request).answer();
+        assert_eq!((answer.status, answer.text().contains("https")), (400, true), "{}", header.escape_ascii());
+    }
+    assert!(backend.bytes().is_empty());
 }
 
 // -- to backends

@@ -356,7 +356,7 @@ fn a_thousand_reloads_a_second_are_coalesced_and_the_last_wins() {
     while begun.elapsed() < Duration::from_secs(1) {
         scene.rename_over(written % 50);
         written += 1;
-        std::thread::sleep(Duration::from_micros(700));
+        std::thread::sleep(Duration::from_micros(700)); // a thousand a second
     }
     scene.rename_over(60);
     scene.eventually_at(60);

@@ -15,6 +15,7 @@ pub mod proxy;
 pub mod relay;
 pub mod tls;
 
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 pub use backend::Backend;
@@ -32,6 +33,33 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The same in a story that awaits, whose own connections go on meanwhile.
+pub async fn eventually_here(what: &str, mut condition: impl FnMut() -> bool) {
+    let waits = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE / 2, waits).await.unwrap_or_else(|_| panic!("never happened: {what}"));
+}
+
+/// What keeps a backend waiting until the story opens it; it is open for good then.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    pub fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    /// Waits until it is open, or the story has failed long ago.
+    pub fn pass(&self) {
+        let closed = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_timeout_while(closed, 2 * PATIENCE, |is_open| !*is_open).unwrap());
     }
 }
 

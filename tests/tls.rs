@@ -15,7 +15,7 @@ use tidegate::app::{Signal, StartError};
 use crate::support::backend::ok;
 use crate::support::proxy::single;
 use crate::support::tls::{Authority, Caller, Issued, connect, replace, server, session};
-use crate::support::{Backend, Client, PATIENCE, Tidegate, eventually, foreign};
+use crate::support::{Backend, Client, Gate, PATIENCE, Tidegate, eventually, foreign};
 
 /// What every story's config begins with, but for its listener.
 const PREAMBLE: &str =
@@ -39,6 +39,15 @@ impl Scene {
         pairs.iter().for_each(|(name, issued)| issued.put(dir.path(), name));
         files.iter().for_each(|(name, text)| std::fs::write(dir.path().join(name), text).unwrap());
         let tidegate = start(dir, &format!("{}{more}", listening(tls, &single(&backend))));
+        Self { authority, backend, tidegate }
+    }
+
+    /// One certificate for `localhost`, in front of `backend`; the config is as `change` makes it.
+    fn before(backend: Backend, change: impl FnOnce(String) -> String) -> Self {
+        let authority = Authority::new("test");
+        let dir = tempfile::tempdir().unwrap();
+        authority.issue(&["localhost"]).put(dir.path(), "a");
+        let tidegate = start(dir, &change(listening(PAIR, &single(&backend))));
         Self { authority, backend, tidegate }
     }
 
@@ -435,12 +444,8 @@ fn an_answer_that_is_cut_does_not_end_like_one() {
         connection.write(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhalf of ");
         connection.reset();
     });
-    let authority = Authority::new("test");
-    let dir = tempfile::tempdir().unwrap();
-    authority.issue(&["localhost"]).put(dir.path(), "a");
-    let tidegate = start(dir, &listening(PAIR, &single(&backend)));
-    let config = Caller::trusting(&authority).ready();
-    let mut client = connect(tidegate.address, &config, "localhost");
+    let scene = Scene::before(backend, |config| config);
+    let mut client = scene.call(&scene.caller());
     client.send("GET / HTTP/1.0\r\nhost: a\r\n\r\n");
     client.read_to_end();
     assert!(!client.end().unwrap().starts_with("closed"), "no close_notify: {:?}", client.end());
@@ -450,12 +455,8 @@ fn an_answer_that_is_cut_does_not_end_like_one() {
 fn a_large_answer_gets_through_to_a_slow_reader() {
     let body = vec![b'x'; 8 << 20];
     let backend = Backend::saying(ok(&[], &body));
-    let authority = Authority::new("test");
-    let dir = tempfile::tempdir().unwrap();
-    authority.issue(&["localhost"]).put(dir.path(), "a");
-    let tidegate = start(dir, &listening(PAIR, &single(&backend)));
-    let config = Caller::trusting(&authority).ready();
-    let mut client = connect(tidegate.address, &config, "localhost");
+    let scene = Scene::before(backend, |config| config);
+    let mut client = scene.call(&scene.caller());
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
     eventually("it waits for its reader", || client.stream.peek(&mut [0; 4096]).is_ok_and(|n| n == 4096));
     assert!(client.answer().body == body);
@@ -465,46 +466,38 @@ fn a_large_answer_gets_through_to_a_slow_reader() {
 fn who_does_not_read_is_cut_off() {
     let body = vec![b'x'; 32 << 20];
     let backend = Backend::saying(ok(&[], &body));
-    let authority = Authority::new("test");
-    let dir = tempfile::tempdir().unwrap();
-    authority.issue(&["localhost"]).put(dir.path(), "a");
-    let tidegate = start(dir, &listening(PAIR, &format!("{}timeouts: {{ write_stall: 500ms }}\n", single(&backend))));
-    let config = Caller::trusting(&authority).ready();
-    let mut client = connect(tidegate.address, &config, "localhost");
+    let scene = Scene::before(backend, |config| config + "timeouts: { write_stall: 500ms }\n");
+    let mut client = scene.call(&scene.caller());
     client.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
-    eventually("nobody is connected", || tidegate.admin("/api/v1/status").json()["client_connections"] == 0);
+    eventually("nobody is connected", || scene.tidegate.admin("/api/v1/status").json()["client_connections"] == 0);
 }
 
 #[test]
 fn a_drain_waits_for_answers_and_for_nobody_who_says_nothing() {
-    let release = Arc::new(AtomicBool::new(false));
-    let gate = Arc::clone(&release);
+    let gate = Gate::default();
+    let may_answer = gate.clone();
     let backend = Backend::answering(move |_| {
-        eventually("it may answer", || gate.load(SeqCst));
+        may_answer.pass();
         ok(&[], b"late")
     });
-    let authority = Authority::new("test");
-    let dir = tempfile::tempdir().unwrap();
-    authority.issue(&["localhost"]).put(dir.path(), "a");
-    let config = listening(PAIR, &single(&backend)).replace("drain_timeout: 2s", "drain_timeout: 20s");
-    let mut tidegate = start(dir, &config);
-    let caller = Caller::trusting(&authority).ready();
-    let mut busy = connect(tidegate.address, &caller, "localhost");
+    let mut scene = Scene::before(backend, |config| config.replace("drain_timeout: 2s", "drain_timeout: 20s"));
+    let caller = scene.caller();
+    let mut busy = scene.call(&caller);
     busy.send("GET / HTTP/1.1\r\nhost: a\r\n\r\n");
-    eventually("it is asked", || backend.connections() == 1);
-    let mut silent = Client::connect(tidegate.address);
-    let mut idle = connect(tidegate.address, &caller, "localhost");
+    eventually("it is asked", || scene.backend.connections() == 1);
+    let mut silent = Client::connect(scene.tidegate.address);
+    let mut idle = scene.call(&caller);
     idle.shake_hands().unwrap();
-    eventually("all are there", || tidegate.admin("/api/v1/status").json()["client_connections"] == 3);
-    tidegate.signal(Signal::Leave);
+    eventually("all are there", || scene.tidegate.admin("/api/v1/status").json()["client_connections"] == 3);
+    scene.tidegate.signal(Signal::Leave);
     assert!(silent.is_closed());
     assert!(idle.is_closed());
-    release.store(true, SeqCst);
+    gate.open();
     let answer = busy.answer();
     assert_eq!((answer.text().as_str(), answer.header("connection")), ("late", Some("close")));
     assert!(busy.is_closed());
     assert!(busy.end().unwrap().starts_with("closed"), "{:?}", busy.end());
-    tidegate.wait();
+    scene.tidegate.wait();
 }
 
 // -- files that change

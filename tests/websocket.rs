@@ -1,5 +1,7 @@
 //! WebSocket: a handshake that both sides agree to makes a tunnel, nothing else does, and a tunnel ends as it should.
 
+mod tls;
+
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -50,30 +52,40 @@ fn accept(key: &str) -> String {
 /// A backend that agrees, and then does `script`.
 fn agreeable(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Backend {
     Backend::scripted(move |connection| {
-        while let Some(request) = connection.read_request() {
-            if request.header("upgrade").is_none() {
-                connection.write(&ok(&[], b"plain"));
-                continue;
-            }
-            let accept = accept(request.header("sec-websocket-key").unwrap());
-            connection.write(agreeing("").replace(ACCEPT, &accept).as_bytes());
-            return script(connection);
+        if agrees(connection) {
+            script(connection);
         }
     })
 }
 
+/// Answers requests until one asks for WebSocket, and agrees to that. False if none does.
+fn agrees(connection: &mut Connection) -> bool {
+    while let Some(request) = connection.read_request() {
+        if request.header("upgrade").is_none() {
+            connection.write(&ok(&[], b"plain"));
+            continue;
+        }
+        let accept = accept(request.header("sec-websocket-key").unwrap());
+        connection.write(agreeing("").replace(ACCEPT, &accept).as_bytes());
+        return true;
+    }
+    false
+}
+
 /// A backend that sends back whatever it is sent.
 fn echo() -> Backend {
-    agreeable(|connection| {
-        loop {
-            let waiting = connection.peek().len();
-            let bytes = connection.bytes(waiting.max(1));
-            if bytes.is_empty() {
-                return;
-            }
-            connection.write(&bytes);
+    agreeable(send_back)
+}
+
+fn send_back(connection: &mut Connection) {
+    loop {
+        let waiting = connection.peek().len();
+        let bytes = connection.bytes(waiting.max(1));
+        if bytes.is_empty() {
+            return;
         }
-    })
+        connection.write(&bytes);
+    }
 }
 
 /// A client whose tunnel is open.
@@ -566,6 +578,42 @@ fn what_a_stream_carries_early_waits_and_what_is_declined_is_lost() {
     // The backend's 200 is no agreement, and on a stream it would look like one.
     assert_eq!(foreign::done(early(), LIMIT).trim().split(' ').next(), Some("502"));
     assert!(!backend.text().contains("hello"));
+}
+
+#[test]
+fn a_refusal_reaches_whoever_asked_as_it_is() {
+    for (status, told) in [
+        ("204 No Content", ""),
+        ("302 Found", "elsewhere"),
+        ("401 Unauthorized", "who are you?"),
+        ("403 Forbidden", "not you"),
+        ("404 Not Found", "not here"),
+        ("426 Upgrade Required", "another version"),
+        ("503 Service Unavailable", "later"),
+    ] {
+        let length = if told.is_empty() { String::new() } else { format!("content-length: {}\r\n", told.len()) };
+        let backend = Backend::saying(format!("HTTP/1.1 {status}\r\nx-own: 1\r\n{length}\r\n{told}"));
+        let behind = Tidegate::before(&backend);
+        let chain = over(behind.address, "h2");
+        let is_success = status.starts_with('2');
+        for (tidegate, expected) in [(&behind, &status[..3]), (&chain, if is_success { "502" } else { &status[..3] })] {
+            let answer = tidegate.tell(asking(""));
+            assert_eq!(answer.status.to_string(), expected, "{status}");
+            assert!(
+                is_success || (answer.text(), answer.header("x-own")) == (told.to_owned(), Some("1")),
+                "{answer:?}"
+            );
+        }
+        for tidegate in [&behind, &chain] {
+            let asking = foreign::python("websocket_h2.py", &[&tidegate.address.to_string(), "echo"]);
+            let said = foreign::done(asking, LIMIT);
+            match is_success {
+                // On a stream every success is an agreement (RFC 8441 §5.1, RFC 9110 §9.3.6), and this is none.
+                true => assert!(said.starts_with("502 "), "{status}: {said}"),
+                false => assert_eq!(said.trim_end(), format!("{} {told}", &status[..3])),
+            }
+        }
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 mod endpoint;
 mod guard;
+mod listener;
 mod process;
 mod rollout;
 mod standing;
@@ -46,6 +47,8 @@ pub struct Status {
     pub reload: ReloadStatus,
     /// Where the `ROLLBACK` file is looked for.
     pub state_dir: Option<String>,
+    /// Where clients connect, in the order of the file as it was at the start.
+    pub listeners: Vec<ListenerStatus>,
     /// Connections from clients that are open.
     pub client_connections: u64,
     /// Whether what is in force would survive a restart.
@@ -104,6 +107,17 @@ pub struct ReloadStatus {
     pub error: Option<String>,
     /// Keys whose change waits for a restart.
     pub needs_restart: Vec<String>,
+}
+
+/// Where clients connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ListenerStatus {
+    /// `http://127.0.0.1:8080`, `https://127.0.0.1:8443` or `unix:/path`, with the port that was chosen for 0.
+    pub url: String,
+    /// Whether TLS is spoken there.
+    pub tls: bool,
+    /// Whether each connection begins with a PROXY header.
+    pub proxy_protocol: bool,
 }
 
 /// Whether what is in force would survive a restart.
@@ -542,6 +556,9 @@ pub struct SideStatus {
     pub healthy: usize,
     /// Endpoints.
     pub endpoints: usize,
+    /// Whether they are looked at (`health` in the config); if not, only failed requests can speak against them.
+    #[serde(default)]
+    pub checked: bool,
     /// Each of them.
     #[serde(default)]
     pub endpoint_list: Vec<EndpointStatus>,

@@ -94,6 +94,7 @@ impl Admin {
             lost: None,
             ending: ending_seen,
             leaving: leaving_seen,
+            addresses: config.listeners.iter().map(|listener| listener.address.clone()).collect(),
             config_path: PathBuf::from("/etc/tidegate.json"),
             state_dir: Some(PathBuf::from("/var/lib/tidegate")),
         }));
@@ -770,7 +771,7 @@ async fn who_does_not_read_is_cut_off() {
             }
             let listening = admin.overview.changes.receiver_count();
             assert_eq!(listening, 1, "only the task that tells");
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await; // it is told as fast as the sockets take it
             if is_closed(&deaf.stream) {
                 return;
             }

@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::RunArgs;
+use crate::admin::status::ListenerStatus;
 use crate::app::{App, Signal};
 use crate::telemetry;
 
@@ -27,8 +28,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         let signals = listen_to_signals()?;
         // What status and logs tell to type has to work wherever it is typed.
         let app = App::bind(&std::path::absolute(&args.config)?)?;
-        for address in app.addresses() {
-            tracing::info!("clients on {}", address.url());
+        for listener in &app.listeners() {
+            tracing::info!("clients on {}", ListenerStatus::of(listener, &listener.address));
         }
         tracing::info!("admin on {}; try `tidegate status`", app.admin_address());
         app.run(signals).await?;

@@ -15,6 +15,7 @@ use super::health::HealthChange;
 use super::journal::audit::Entry;
 use super::order::Desk;
 use super::webhooks::Webhooks;
+use crate::config::ListenAddress;
 use crate::metrics::Registry;
 use crate::metrics::window::{Recent, Window};
 use crate::policy::decision::Side;
@@ -54,6 +55,8 @@ pub struct Overview {
     pub ending: watch::Receiver<Ending>,
     /// Whether `/readyz` says no because the process is about to drain.
     pub leaving: watch::Receiver<bool>,
+    /// Where clients connect, with the ports that were chosen for `:0`, in the order of [`Snapshot::listeners`].
+    pub addresses: Vec<ListenAddress>,
     /// When the process started.
     pub started_at: SystemTime,
     /// The config file.
@@ -90,6 +93,8 @@ pub struct Sources {
     pub ending: watch::Receiver<Ending>,
     /// Whether `/readyz` says no because the process is about to drain.
     pub leaving: watch::Receiver<bool>,
+    /// Where clients connect, with the ports that were chosen for `:0`, in the order of [`Snapshot::listeners`].
+    pub addresses: Vec<ListenAddress>,
     /// The config file.
     pub config_path: PathBuf,
     /// Where the `ROLLBACK` file is looked for.
@@ -121,7 +126,8 @@ impl Overview {
         let now = SystemTime::now();
         let reload =
             Reload { attempts: 1, successful: true, succeeded_at: now, error: None, needs_restart: Vec::new() };
-        let Sources { snapshot, registry, journal, desk, lost, ending, leaving, config_path, state_dir } = sources;
+        let Sources { snapshot, registry, journal, desk, lost, ending, leaving, addresses, config_path, state_dir } =
+            sources;
         Self {
             snapshot,
             webhooks: Webhooks::new(Arc::clone(&registry)),
@@ -137,6 +143,7 @@ impl Overview {
             lost,
             ending,
             leaving,
+            addresses,
             started_at: now,
             config_path,
             state_dir,

@@ -15,6 +15,7 @@ use super::endpoint::EndpointState;
 use super::process::Process;
 use super::tls::{Cause as TlsCause, TlsMeters};
 use super::{Class, ConnectionMeters, Delivery, Distribution, Failure, Registry, RolloutMeters, Series, Why};
+use crate::capacity::Slots;
 use crate::policy::bucket::Percent;
 use crate::policy::decision::{Reason, Side};
 use crate::policy::grpc::Status;
@@ -242,68 +243,89 @@ fn shields(families: &mut Families, registry: &Registry) {
     );
 }
 
+/// A backend that ever was, by its name, and its endpoints, if it is in force.
+struct KnownBackend {
+    name: String,
+    state: Arc<BackendState>,
+    endpoints: Vec<(String, Arc<EndpointState>)>,
+}
+
 fn backends(families: &mut Families, registry: &Registry) {
-    let all = registry.backends();
-    let all: Vec<_> = all.iter().map(|(name, backend)| (name.as_str(), backend, backend.endpoints())).collect();
-    let of_endpoints = |metric: fn(&[(&str, &str)], &EndpointState) -> Metric| -> Vec<Metric> {
-        let each = |(name, _, endpoints): &(&str, _, Vec<(String, Arc<EndpointState>)>)| -> Vec<Metric> {
-            let metric = |(address, state): &(String, Arc<EndpointState>)| {
-                metric(&[("backend", name), ("endpoint", address)], state)
-            };
-            endpoints.iter().map(metric).collect()
-        };
-        all.iter().flat_map(each).collect()
+    let known = |(name, state): (String, Arc<BackendState>)| {
+        let endpoints = state.endpoints();
+        KnownBackend { name, state, endpoints }
+    };
+    let all: Vec<KnownBackend> = registry.backends().into_iter().map(known).collect();
+    endpoints(families, &all);
+    connections(families, &all);
+    retries(families, &all);
+}
+
+fn endpoints(families: &mut Families, all: &[KnownBackend]) {
+    let of_each = |metric: fn(&[(&str, &str)], &EndpointState) -> Metric| -> Vec<Metric> {
+        let known =
+            all.iter().flat_map(|backend| backend.endpoints.iter().map(move |endpoint| (&backend.name, endpoint)));
+        known.map(|(name, (address, state))| metric(&[("backend", name), ("endpoint", address)], state)).collect()
     };
     families.add(
         "tidegate_endpoint_healthy",
         "1 while the endpoint gets requests; 0 while its health checks or failed requests speak against it.",
         MetricType::GAUGE,
-        of_endpoints(|labels, state| gauge(labels, flag(state.is_fit()))),
+        of_each(|labels, state| gauge(labels, flag(state.is_fit()))),
     );
     families.add(
         "tidegate_endpoint_inflight_requests",
         "Requests that run on the endpoint.",
         MetricType::GAUGE,
-        of_endpoints(|labels, state| gauge(labels, exact(state.running()))),
+        of_each(|labels, state| gauge(labels, exact(state.running()))),
     );
     families.add(
         "tidegate_endpoint_ejections_total",
         "How often the endpoint was taken out because it failed requests one after the other.",
         MetricType::COUNTER,
-        of_endpoints(|labels, state| counter(labels, state.ejections())),
+        of_each(|labels, state| counter(labels, state.ejections())),
     );
-    let in_force = || all.iter().filter(|(_, _, endpoints)| !endpoints.is_empty());
+}
+
+fn connections(families: &mut Families, all: &[KnownBackend]) {
+    let of_each = |count: fn(&Slots) -> usize| -> Vec<Metric> {
+        let in_force = all.iter().filter(|backend| !backend.endpoints.is_empty());
+        let metric =
+            |backend: &KnownBackend| gauge(&[("backend", &backend.name)], exact(count(&backend.state.slots) as u64));
+        in_force.map(metric).collect()
+    };
     families.add(
         "tidegate_backend_connections",
         "Connections to the backend's endpoints that are open.",
         MetricType::GAUGE,
-        in_force().map(|(name, state, _)| gauge(&[("backend", name)], exact(state.slots.open() as u64))).collect(),
+        of_each(Slots::open),
     );
     families.add(
         "tidegate_backend_max_connections",
         "How many may be open: limits.max_connections of the backend.",
         MetricType::GAUGE,
-        in_force()
-            .map(|(name, state, _)| gauge(&[("backend", name)], exact(state.slots.max_connections() as u64)))
-            .collect(),
+        of_each(Slots::max_connections),
     );
     families.add(
         "tidegate_backend_pending_requests",
         "Requests that wait for a connection to the backend.",
         MetricType::GAUGE,
-        in_force().map(|(name, state, _)| gauge(&[("backend", name)], exact(state.slots.waiting() as u64))).collect(),
+        of_each(Slots::waiting),
     );
-    let retries = |(name, state, _): &(&str, &Arc<BackendState>, _)| {
-        let count = |failure: Failure| (failure, state.retries(failure));
+}
+
+fn retries(families: &mut Families, all: &[KnownBackend]) {
+    let of_one = |KnownBackend { name, state, .. }: &KnownBackend| -> Vec<Metric> {
+        let counts = Failure::ALL.map(|failure| (failure, state.retries(failure))).into_iter();
         let metric =
             |(failure, count): (Failure, u64)| counter(&[("backend", name), ("cause", failure.as_str())], count);
-        Failure::ALL.map(count).into_iter().filter(|(_, count)| *count > 0).map(metric).collect::<Vec<_>>()
+        counts.filter(|(_, count)| *count > 0).map(metric).collect()
     };
     families.add(
         "tidegate_retries_total",
         "Requests that were sent once more, by what had come in between.",
         MetricType::COUNTER,
-        all.iter().flat_map(retries).collect(),
+        all.iter().flat_map(of_one).collect(),
     );
 }
 
@@ -366,31 +388,35 @@ fn clients(families: &mut Families, registry: &Registry) {
         MetricType::GAUGE,
         open.enumerate().map(|(worker, open)| gauge(&[("worker", &worker.to_string())], exact(open))).collect(),
     );
-    families.counter(
-        "tidegate_accept_errors_total",
-        "Connections that could not be accepted, for want of file descriptors or memory.",
-        registry.accept_errors.load(Relaxed),
-    );
-    families.counter(
-        "tidegate_connections_refused_total",
-        "Connections that were turned away with 503 because of limits.max_connections.",
-        registry.connections_refused.load(Relaxed),
-    );
-    families.counter(
-        "tidegate_proxy_protocol_errors_total",
-        "Connections that were closed because they did not begin with the PROXY header that was expected of them.",
-        registry.proxy_protocol_errors.load(Relaxed),
-    );
-    families.counter(
-        "tidegate_dns_failures_total",
-        "Lookups of the names of backends that gave no address; the last good ones stay in use.",
-        registry.dns_failures.load(Relaxed),
-    );
-    families.counter(
-        "tidegate_access_log_dropped_total",
-        "Access log lines that were dropped because the disk or the terminal was too slow.",
-        registry.log_dropped(),
-    );
+    for (name, help, count) in [
+        (
+            "tidegate_accept_errors_total",
+            "Connections that could not be accepted, for want of file descriptors or memory.",
+            registry.accept_errors.load(Relaxed),
+        ),
+        (
+            "tidegate_connections_refused_total",
+            "Connections that were turned away with 503 because of limits.max_connections.",
+            registry.connections_refused.load(Relaxed),
+        ),
+        (
+            "tidegate_proxy_protocol_errors_total",
+            "Connections that were closed because they did not begin with the PROXY header that was expected of them.",
+            registry.proxy_protocol_errors.load(Relaxed),
+        ),
+        (
+            "tidegate_dns_failures_total",
+            "Lookups of the names of backends that gave no address; the last good ones stay in use.",
+            registry.dns_failures.load(Relaxed),
+        ),
+        (
+            "tidegate_access_log_dropped_total",
+            "Access log lines that were dropped because the disk or the terminal was too slow.",
+            registry.log_dropped(),
+        ),
+    ] {
+        families.counter(name, help, count);
+    }
 }
 
 fn tls(families: &mut Families, registry: &Registry, gauges: &TlsGauges) {

@@ -60,27 +60,7 @@ impl Tunnel {
             half_open: lease.pool().endpoint().timeouts.stream_idle,
         };
         let mut ends = Ends { client, backend, up: Flow::default(), down: Flow::default(), first: None };
-        let mut moved_at = Instant::now();
-        let ending = poll_fn(|cx| {
-            watch.belongs_to(cx.waker());
-            let passed = ends.passed();
-            let over = report.client.worker.with_scratch(|scratch| ends.poll(cx, scratch));
-            if let Poll::Ready(ending) = over {
-                return Poll::Ready(ending);
-            }
-            if watch.is_cut_off() || watch.poll_last_call().is_ready() {
-                return Poll::Ready(Ending::Told);
-            }
-            if ends.passed() != passed {
-                moved_at = Instant::now();
-            }
-            match ends.deadline(&patience, moved_at) {
-                Some(deadline) => watch.wait_until(Wait::Tunnel, deadline),
-                None => watch.stop_waiting(),
-            }
-            watch.poll_deadline(cx).map(|_| ends.overdue(&patience))
-        })
-        .await;
+        let ending = ends.carry(&report, &patience).await;
         watch.stop_waiting();
         report.carried(ends.up.passed, ends.down.passed);
         match ends.verdict(ending) {
@@ -152,6 +132,32 @@ struct Ends<C> {
 }
 
 impl<C: AsyncRead + AsyncWrite + Unpin> Ends<C> {
+    /// Carries bytes until one side has enough, or we have. Tells why it is over.
+    async fn carry(&mut self, report: &Report, patience: &Patience) -> Ending {
+        let watch = &report.client.watch;
+        let mut moved_at = Instant::now();
+        poll_fn(|cx| {
+            watch.belongs_to(cx.waker());
+            let passed = self.passed();
+            let over = report.client.worker.with_scratch(|scratch| self.poll(cx, scratch));
+            if let Poll::Ready(ending) = over {
+                return Poll::Ready(ending);
+            }
+            if watch.is_cut_off() || watch.poll_last_call().is_ready() {
+                return Poll::Ready(Ending::Told);
+            }
+            if self.passed() != passed {
+                moved_at = Instant::now();
+            }
+            match self.deadline(patience, moved_at) {
+                Some(deadline) => watch.wait_until(Wait::Tunnel, deadline),
+                None => watch.stop_waiting(),
+            }
+            watch.poll_deadline(cx).map(|_| self.overdue(patience))
+        })
+        .await
+    }
+
     /// Carries what can be carried. Ready once that is over.
     fn poll(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Ending> {
         let up = self.up.poll(&mut self.client, &mut self.backend, scratch, cx);

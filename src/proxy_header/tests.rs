@@ -60,7 +60,7 @@ fn a_binary_header_says_whom_a_connection_is_for() {
     let four = [192, 0, 2, 7, 192, 0, 2, 1, 0xdc, 0x04, 0x01, 0xbb];
     let stated = client("192.0.2.7:56324", "192.0.2.1:443");
     assert_eq!(read(&v2(0x21, 0x11, 12, &four)), Ok(Progress::Whole(stated)));
-    let with_extensions = [&four[..], &[0x04, 0, 1, 0, 0xaa, 0xbb]].concat();
+    let with_extensions = [&four[..], &[0x04, 0, 3, 0, 0xaa, 0xbb]].concat();
     assert_eq!(read(&v2(0x21, 0x11, 18, &with_extensions)), Ok(Progress::Whole(stated)));
     assert_eq!(read(&v2(0x20, 0x11, 12, &four)), Ok(Progress::Whole(Stated::Local)));
     assert_eq!(read(&v2(0x20, 0x00, 0, &[])), Ok(Progress::Whole(Stated::Local)));
@@ -83,6 +83,55 @@ fn a_binary_header_that_is_not_to_the_letter_is_refused() {
         assert!(read(&header).is_err(), "{why}");
     }
     assert!(read(b"\r\n\r\n\0\r\nQUIT\r").is_err());
+}
+
+/// What a balancer of AWS sends: an IPv4 client, a checksum, its own extension, and padding.
+fn of_aws() -> Vec<u8> {
+    let addresses = [172, 31, 7, 113, 172, 31, 10, 31, 0xc8, 0xf2, 0, 80];
+    let checksum = [CHECKSUM, 0, 4, 0xe8, 0xd6, 0x89, 0x2d];
+    let endpoint = [&[0xea, 0, 23, 1][..], b"vpce-08d2bf15fac5001c9"].concat();
+    let padding = [&[0x04, 0, 36][..], &[0; 36]].concat();
+    v2(0x21, 0x11, 84, &[&addresses[..], &checksum, &endpoint, &padding].concat())
+}
+
+#[test]
+fn a_checksum_has_to_be_right() {
+    let whole = of_aws();
+    let stated = client("172.31.7.113:51442", "172.31.10.31:80");
+    assert_eq!(read(&whole), Ok(Progress::Whole(stated)));
+    let kind = V2_START + 12;
+    for bit in 0..8 * whole.len() {
+        let mut changed = whole.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        let is_checked = bit / 8 != kind && changed[12] != 0x20; // else it is another extension, or of no interest
+        let is_taken = matches!(read(&changed), Ok(Progress::Whole(_)));
+        assert_eq!(is_taken, !is_checked, "bit {} of byte {}", bit % 8, bit / 8);
+    }
+}
+
+#[test]
+fn extensions_have_to_fit_the_header() {
+    for (extensions, is_whole) in [
+        (&[][..], true),
+        (&[0x04, 0, 0], true),
+        (&[0x04, 0, 2, 0, 0, 0xea, 0, 1, 7], true),
+        (&[0x04], false),
+        (&[0x04, 0], false),
+        (&[0x04, 0, 1], false),
+        (&[0x04, 0xff, 0xff, 0], false),
+        (&[0x04, 0, 0, 0x04], false),
+        (&[CHECKSUM, 0, 0], false),
+        (&[CHECKSUM, 0, 3, 1, 2, 3], false),
+        (&[CHECKSUM, 0, 5, 1, 2, 3, 4, 5], false),
+        (&[CHECKSUM, 0, 4, 0, 0, 0, 0], false),
+    ] {
+        let addresses = [0; 12];
+        let length = u16::try_from(12 + extensions.len()).unwrap();
+        let header = v2(0x21, 0x11, length, &[&addresses, extensions].concat());
+        assert_eq!(read(&header).is_ok(), is_whole, "{extensions:?}");
+        let of_the_proxy = v2(0x20, 0x11, length, &[&addresses, extensions].concat());
+        assert_eq!(read(&of_the_proxy), Ok(Progress::Whole(Stated::Local)), "what stands in it has to be discarded");
+    }
 }
 
 #[test]

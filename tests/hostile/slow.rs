@@ -131,7 +131,7 @@ fn a_kept_connection_outlives_its_buffers() {
     let mut client = tidegate.client();
     for _ in 0..2 {
         assert_eq!(client.get("/", &[]).status, 200);
-        std::thread::sleep(Duration::from_millis(1200)); // the connection dozes after a second
+        std::thread::sleep(Duration::from_millis(500)); // a connection dozes when it was quiet for 200 ms
     }
     assert_eq!(
         client.send("GET / HTTP/1.1\r\nhost: service\r\n\r\nGET / HTTP/1.1\r\nhost: service\r\n\r\n").answer().status,
@@ -179,7 +179,7 @@ fn a_backend_that_trickles_its_head_has_no_more_time() {
     let (backend, closed) = misbehaving(|connection| {
         connection.write(b"HTTP/1.1 200 OK\r\nx-slow: ");
         while connection.stream.write_all(b"a").is_ok() {
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(10)); // far below the timeout, and without end
         }
     });
     let tidegate = Tidegate::start(&impatient(&backend, "", "response: 300ms"));
@@ -225,7 +225,7 @@ fn an_unused_backend_connection_is_given_up() {
     let tidegate = Tidegate::start(&impatient(&backend, "", "idle: 200ms"));
     let mut client = tidegate.client();
     assert_eq!(client.get("/one", &[]).status, 200);
-    std::thread::sleep(Duration::from_millis(300));
+    std::thread::sleep(Duration::from_millis(300)); // longer than it is kept
     assert_eq!(client.get("/two", &[]).status, 200);
     eventually("a second connection was made", || backend.connections() == 2);
 }

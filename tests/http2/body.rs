@@ -7,13 +7,13 @@ use bytes::Bytes;
 use h2::Reason;
 use http::{HeaderMap, Method, Response};
 use tokio::task::spawn_local;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::before;
 use crate::support::backend::{Backend, ok};
 use crate::support::http2::{self, Client, Exchange, get, read, read_all, request, run, send};
 use crate::support::proxy::single;
-use crate::support::{PATIENCE, Tidegate, eventually};
+use crate::support::{Tidegate, eventually, eventually_here};
 
 const LARGE: usize = 8 << 20;
 
@@ -218,37 +218,25 @@ fn a_stream_that_a_client_takes_back_is_taken_back_from_the_backend() {
                         let mut answer = response.await.unwrap().into_body();
                         assert_eq!(answer.data().await.unwrap().unwrap(), "hello");
                     } else {
-                        eventually_async(&format!("the backend has {path}, uploading {uploading}, {config}"), || {
+                        eventually_here(&format!("the backend has {path}, uploading {uploading}, {config}"), || {
                             running() == 1.0
                         })
                         .await;
                     }
                     upload.send_reset(Reason::CANCEL);
                     let since = Instant::now();
-                    eventually_async(&format!("{path} has ended, uploading {uploading}, {config}"), || {
-                        running() == 0.0
-                    })
-                    .await;
+                    eventually_here(&format!("{path} has ended, uploading {uploading}, {config}"), || running() == 0.0)
+                        .await;
                     if config.contains("h2") {
                         assert_eq!(http2.open_connections(), 1, "the others' connection goes on");
                     } else {
-                        eventually_async("the backend hears of it", || http1.open_connections() == 0).await;
+                        eventually_here("the backend hears of it", || http1.open_connections() == 0).await;
                     }
                     assert!(since.elapsed() < SOON, "{:?}", since.elapsed());
                 });
             }
         }
     }
-}
-
-/// As `eventually`, while connections of this thread go on.
-async fn eventually_async(what: &str, mut condition: impl FnMut() -> bool) {
-    let waits = async {
-        while !condition() {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(PATIENCE / 2, waits).await.unwrap_or_else(|_| panic!("never happened: {what}"));
 }
 
 #[test]
@@ -263,9 +251,7 @@ fn a_client_that_vanishes_takes_all_its_streams_back() {
         for _ in 0..10 {
             waiting.push(client.begin(get("/"), true).await);
         }
-        while backend.heads().len() < 10 {
-            sleep(Duration::from_millis(2)).await;
-        }
+        eventually_here("all of them run", || backend.heads().len() == 10).await;
         client.driver.abort();
     });
     let since = Instant::now();

@@ -1,23 +1,29 @@
 //! How connections of HTTP/2 end: after what runs on them.
 
-use std::time::Duration;
+use std::net::TcpStream;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tidegate::app::Signal;
-use tokio::time::sleep;
+use tokio::sync::Notify;
 
 use super::before;
-use crate::support::Tidegate;
 use crate::support::backend::{Backend, ok};
 use crate::support::http2::{self, Client, Exchange, get, read, run, send};
+use crate::support::{Tidegate, eventually_here};
 
 #[test]
 fn a_process_that_leaves_lets_streams_finish_and_takes_no_new_ones() {
-    let backend = http2::Backend::doing(|mut exchange: Exchange| async move {
-        let mut answer = exchange.respond.send_response(http::Response::new(()), false).unwrap();
-        send(&mut answer, "begun,".into(), false).await.unwrap();
-        sleep(Duration::from_millis(400)).await;
-        answer.send_data(Bytes::from("finished"), true).unwrap();
+    let drains = Arc::new(Notify::new());
+    let may_finish = Arc::clone(&drains);
+    let backend = http2::Backend::doing(move |mut exchange: Exchange| {
+        let may_finish = Arc::clone(&may_finish);
+        async move {
+            let mut answer = exchange.respond.send_response(http::Response::new(()), false).unwrap();
+            send(&mut answer, "begun,".into(), false).await.unwrap();
+            may_finish.notified().await;
+            answer.send_data(Bytes::from("finished"), true).unwrap();
+        }
     });
     let mut tidegate = Tidegate::start(&before(&backend));
     run(async {
@@ -25,6 +31,8 @@ fn a_process_that_leaves_lets_streams_finish_and_takes_no_new_ones() {
         let (response, _) = client.begin(get("/"), true).await;
         let response = response.await.unwrap();
         tidegate.signal_from_here(Signal::Leave).await;
+        eventually_here("nobody new is let in", || TcpStream::connect(tidegate.address).is_err()).await;
+        drains.notify_one();
         let answer = read(response).await.unwrap();
         assert_eq!(answer.text(), "begun,finished");
         let late = async {
@@ -61,9 +69,7 @@ fn what_runs_for_too_long_is_cut_off() {
     run(async {
         let mut client = Client::connect(tidegate.address).await;
         let (response, _) = client.begin(get("/"), true).await;
-        while backend.heads().is_empty() {
-            sleep(Duration::from_millis(2)).await;
-        }
+        eventually_here("it runs", || !backend.heads().is_empty()).await;
         tidegate.signal_from_here(Signal::Leave).await;
         assert!(response.await.is_err());
     });

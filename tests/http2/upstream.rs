@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use h2::Reason;
 use http::{Method, Response};
+use tokio::sync::{Barrier, Notify};
 use tokio::task::spawn_local;
-use tokio::time::sleep;
 
 use crate::support::backend::{Backend, Connection};
 use crate::support::frames::{DATA, END_HEADERS, END_STREAM, Frame, HEADERS};
 use crate::support::http2::{self, Client, Exchange, Frames, get, request, run};
-use crate::support::{Tidegate, eventually};
+use crate::support::{Tidegate, eventually, eventually_here};
 
 /// A config that sends everything to one backend that speaks HTTP/2, with more keys for it, over one worker.
 fn before(url: &str, more: &str) -> String {
@@ -38,9 +38,13 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 
 #[test]
 fn fifty_requests_at_once_share_a_connection() {
-    let backend = http2::Backend::doing(|exchange: Exchange| async move {
-        sleep(Duration::from_millis(100)).await;
-        exchange.answer("hello").await;
+    let all = Arc::new(Barrier::new(50));
+    let backend = http2::Backend::doing(move |exchange: Exchange| {
+        let all = Arc::clone(&all);
+        async move {
+            all.wait().await;
+            exchange.answer("hello").await;
+        }
     });
     let tidegate = Tidegate::start_whole(&before(&format!("http://{}", backend.address), ""));
     run(async {
@@ -58,20 +62,26 @@ fn fifty_requests_at_once_share_a_connection() {
 fn a_backend_that_takes_one_stream_at_a_time_gets_more_connections() {
     let mut builder = h2::server::Builder::new();
     builder.max_concurrent_streams(1);
-    let backend = http2::Backend::with(builder, |exchange: Exchange| async move {
-        sleep(Duration::from_millis(if exchange.head.uri.path() == "/slow" { 1500 } else { 20 })).await;
-        exchange.answer("hello").await;
+    let go = Arc::new(Notify::new());
+    let may_go = Arc::clone(&go);
+    let backend = http2::Backend::with(builder, move |exchange: Exchange| {
+        let may_go = Arc::clone(&may_go);
+        async move {
+            if exchange.head.uri.path() == "/slow" {
+                may_go.notified().await;
+            }
+            exchange.answer("hello").await;
+        }
     });
     let tidegate = Tidegate::start_whole(&before(&format!("http://{}", backend.address), ""));
     run(async {
         let mut client = Client::connect(tidegate.address).await;
         let (slow, _) = client.begin(get("/slow"), true).await;
-        sleep(Duration::from_millis(50)).await;
-        let since = Instant::now();
+        eventually_here("the slow one runs", || backend.heads().len() == 1).await;
         for _ in 0..5 {
-            assert_eq!(client.get("/").await.status, 200);
+            assert_eq!(client.get("/").await.status, 200, "nobody waits for the slow one");
         }
-        assert!(since.elapsed() < Duration::from_millis(1000), "nobody waits for the slow one");
+        go.notify_one();
         assert_eq!(slow.await.unwrap().status(), 200);
     });
     assert_eq!(backend.connections(), 2, "the second one is used again and again");
@@ -220,7 +230,7 @@ fn what_a_backend_leaves_out_when_it_goes_away_goes_elsewhere_and_the_rest_is_an
         }
         let streams: Vec<u32> = (0..3).map(|_| frames.read_until(HEADERS).unwrap().stream).collect();
         frames.go_away(streams[0], Reason::NO_ERROR);
-        std::thread::sleep(Duration::from_millis(100));
+        eventually("the others go elsewhere", || count.load(SeqCst) > 1);
         frames.answer(streams[0]);
         while frames.read().is_some() {}
     });

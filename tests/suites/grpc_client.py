@@ -105,12 +105,12 @@ def until_cancelled(count):
     since = time.monotonic()
     while int(unary(b"cancelled", timeout=LIMIT)) < count:
         assert time.monotonic() - since < 1, "the service has not heard of it"
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks
 
 
 def cancels():
     call = unary.future(b"sleep 10")
-    time.sleep(0.3)
+    time.sleep(0.3)  # what is cancelled before it is sent nobody would hear of
     call.cancel()
     until_cancelled(1)
     call = server_stream(b"1000 0.05")

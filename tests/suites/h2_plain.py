@@ -19,4 +19,5 @@ async def answer(reader, writer):
         await writer.drain()
 
 
-common.main(answer)
+if __name__ == "__main__":
+    common.main(answer)

@@ -44,4 +44,5 @@ def answers(event, parts):
         yield event.response()
 
 
-common.main(echo)
+if __name__ == "__main__":
+    common.main(echo)

@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use super::time::{rfc3339, rounded};
 use super::webhook::of_webhook;
-use super::{ConfigStatus, Phase, ReloadStatus, RouteStatus, StateStatus, Status, VERSION, of_rollout, standing};
+use super::{
+    ConfigStatus, ListenerStatus, Phase, ReloadStatus, RouteStatus, StateStatus, Status, VERSION, of_rollout, standing,
+};
 use crate::admin::answer::durability;
 use crate::control::overview::{Overview, Reload};
 use crate::snapshot::{NamedRoute, Snapshot};
@@ -28,6 +30,7 @@ pub fn of(overview: &Overview, now: SystemTime) -> Status {
         },
         reload: reload(&overview.reload.load()),
         state_dir: overview.state_dir.as_ref().map(|path| path.display().to_string()),
+        listeners: listeners(overview, &snapshot),
         client_connections: overview.registry.open_connections(),
         state: state(overview),
         tls: super::tls::of_keyring(&snapshot.keyring, now),
@@ -37,6 +40,11 @@ pub fn of(overview: &Overview, now: SystemTime) -> Status {
         routes: routes(&snapshot),
         rollouts: snapshot.rollouts.iter().map(|rollout| of_rollout(overview, &snapshot, rollout, now)).collect(),
     }
+}
+
+fn listeners(overview: &Overview, snapshot: &Snapshot) -> Vec<ListenerStatus> {
+    let bound = snapshot.listeners.iter().zip(&overview.addresses);
+    bound.map(|(listener, address)| ListenerStatus::of(listener, address)).collect()
 }
 
 fn reload(reload: &Reload) -> ReloadStatus {

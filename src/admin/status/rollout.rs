@@ -172,6 +172,7 @@ fn side_status(snapshot: &Snapshot, rollout: &Rollout, side: Side, recent: &Rece
         inflight: rollout.running(side),
         healthy: backend.endpoints.iter().filter(|endpoint| endpoint.state.is_fit()).count(),
         endpoints: backend.endpoints.len(),
+        checked: backend.health.is_some(),
         endpoint_list: endpoints(backend),
         connections: backend.state.slots.open(),
         max_connections: backend.state.slots.max_connections(),

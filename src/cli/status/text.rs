@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use self::page::{HEIGHT, Item, Page, Room, WIDTH};
 pub(in crate::cli) use self::rollout::progress;
-use crate::admin::status::{GuardVerdict, Phase, RolloutStatus, Status};
+use crate::admin::status::{GuardVerdict, ListenerStatus, Phase, RolloutStatus, Status};
 use crate::cli::output::{Paint, fitted, indented};
 use crate::cli::words::{ago, counted, share, spell};
 
@@ -64,6 +64,7 @@ fn process(page: &mut Page<'_>, status: &Status, from: &str) {
     if page.room == Room::Enough {
         let connections = counted(status.client_connections, "client connection");
         page.line(format!("up       {}, {connections}", spell(status.uptime_seconds)));
+        page.line(format!("listen   {}", as_many_as_fit(&status.listeners, WIDTH - 9)));
     }
     let config = &status.config;
     let revision = format!(", revision {}, read {}", config.revision, ago(&config.loaded_at, page.now));
@@ -150,6 +151,17 @@ fn routes(page: &mut Page<'_>, status: &Status) {
         let facts = format!("in maintenance or on hold: {}", names.join(", "));
         page.item(&Item { label: "routes", facts, ..Item::default() });
     }
+}
+
+/// The first of `listeners` in at most `width` characters, and how many there are besides.
+fn as_many_as_fit(listeners: &[ListenerStatus], width: usize) -> String {
+    let all: Vec<String> = listeners.iter().map(ToString::to_string).collect();
+    let told = |shown: usize| match all.len() - shown {
+        0 => all.join(", "),
+        hidden => format!("{} and {hidden} more", all[..shown].join(", ")),
+    };
+    let fits = |shown: &usize| told(*shown).chars().count() <= width;
+    (1..=all.len()).rev().find(fits).map_or_else(|| fitted(&told(1.min(all.len())), width), told)
 }
 
 /// `text` in at most `width` characters, of which the last matter most.

@@ -1,7 +1,7 @@
 //! Backends: those with a name of their own, and those that a rollout writes as a URL.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -223,10 +223,20 @@ fn leads_to(endpoint: &Address, listener: &ListenAddress) -> bool {
     }
 }
 
-/// A listener on all addresses has that of the loopback too.
+/// A listener on all addresses has that of the loopback too, and one on all of IPv6 has those of IPv4.
 fn reaches(address: IpAddr, listener: IpAddr) -> bool {
-    let on_all = listener.is_unspecified() && listener.is_ipv4() == address.is_ipv4() && address.is_loopback();
-    address == listener || on_all
+    let (address, listener) = (connected(address.to_canonical()), listener.to_canonical());
+    let is_on_all = listener.is_unspecified() && (listener.is_ipv6() || address.is_ipv4());
+    address == listener || is_on_all && address.is_loopback()
+}
+
+/// Whoever connects to no address in particular connects to this machine.
+fn connected(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    }
 }
 
 /// Checks that come faster would be a load by themselves.

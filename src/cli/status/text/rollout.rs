@@ -309,7 +309,8 @@ fn sides(page: &mut Page<'_>, rollout: &RolloutStatus) {
     for (name, side) in [("old", &rollout.sides.old), ("new", &rollout.sides.new)] {
         if side.healthy < side.endpoints && page.room > Room::Least {
             let told = format!("only {} of {} endpoints of {name} are well", side.healthy, side.endpoints);
-            page.line(format!("  {}", page.paint.alarm(told)));
+            let unseen = if side.checked { "" } else { "; not checked (no health in the config)" };
+            page.line(format!("  {}{unseen}", page.paint.alarm(told)));
             unfit(page, side);
         }
         if side.pending > 0 && page.room == Room::Enough {

@@ -3,8 +3,8 @@
 use super::*;
 use crate::admin::status::{
     BlueGreenStatus, ConfigStatus, Deed, DrainStatus, EndpointStatus, Evidence, GuardStatus, HoldStatus, LatchStatus,
-    Latency, MaintenanceStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus, RouteStatus, Sense, SideCount,
-    SideStatus, Sides, StateStatus, StepsStatus, StrategyName, TlsStatus,
+    Latency, ListenerStatus, MaintenanceStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus, RouteStatus,
+    Sense, SideCount, SideStatus, Sides, StateStatus, StepsStatus, StrategyName, TlsStatus,
 };
 
 const NOW: &str = "2026-11-21T04:05:06Z";
@@ -19,6 +19,7 @@ fn side(backend: &str, per_second: f64, latency_ms: Option<Latency>) -> SideStat
         inflight: 3,
         healthy: 2,
         endpoints: 2,
+        checked: true,
         endpoint_list: vec![],
         connections: 7,
         max_connections: 1024,
@@ -62,6 +63,14 @@ fn a_side_with_trouble_says_what_it_is() {
   17 requests for new waiting: 1024 of 1024 connections are open
 ";
     assert!(shown.contains(told), "{shown}");
+}
+
+#[test]
+fn endpoints_that_nobody_looks_at_are_said_to_be_so() {
+    let mut rollout = rollout("ledger");
+    rollout.sides.new = SideStatus { checked: false, ..with_trouble() };
+    let told = "  only 1 of 2 endpoints of new are well; not checked (no health in the config)\n";
+    assert!(shown(&status(vec![rollout])).contains(told));
 }
 
 fn rollout(name: &str) -> RolloutStatus {
@@ -208,6 +217,35 @@ fn drain(reason: &str) -> Option<DrainStatus> {
     })
 }
 
+fn listener(url: &str, tls: bool, proxy_protocol: bool) -> ListenerStatus {
+    ListenerStatus { url: url.into(), tls, proxy_protocol }
+}
+
+#[test]
+fn listeners_are_told_as_far_as_they_fit() {
+    let plain = listener("http://127.0.0.1:8080", false, false);
+    let secret = listener("https://[2001:db8::7]:8443", true, true);
+    let file = listener("unix:/run/tidegate/traffic.sock", true, false);
+    let long = listener(&format!("unix:/run/{}/traffic.sock", "tidegate".repeat(9)), true, true);
+    for (listeners, line) in [
+        (vec![plain.clone()], "listen   http://127.0.0.1:8080".to_owned()),
+        (
+            vec![plain.clone(), secret.clone()],
+            "listen   http://127.0.0.1:8080, https://[2001:db8::7]:8443 (PROXY)".to_owned(),
+        ),
+        (vec![file.clone()], "listen   unix:/run/tidegate/traffic.sock (TLS)".to_owned()),
+        (
+            vec![plain.clone(), file, secret, plain],
+            "listen   http://127.0.0.1:8080, unix:/run/tidegate/traffic.sock (TLS) and 2 more".to_owned(),
+        ),
+        (vec![long], format!("listen   unix:/run/{}…", "tidegate".repeat(9).split_at(60).0)),
+    ] {
+        let status = Status { listeners, ..status(vec![rollout("ledger")]) };
+        let shown = shown(&status);
+        assert!(shown.lines().any(|found| found == line), "{line}\n{shown}");
+    }
+}
+
 fn status(rollouts: Vec<RolloutStatus>) -> Status {
     Status {
         version: "0.1.0".into(),
@@ -229,6 +267,7 @@ fn status(rollouts: Vec<RolloutStatus>) -> Status {
             needs_restart: vec![],
         },
         state_dir: Some("/var/lib/tidegate".into()),
+        listeners: vec![listener("http://127.0.0.1:8080", false, false)],
         client_connections: 42,
         state: StateStatus { durable: true, why: None, note: None },
         tls: TlsStatus::default(),
@@ -452,6 +491,7 @@ fn a_rollout_that_runs() {
         "
 tidegate 0.1.0 at http://127.0.0.1:9901: ready
 up       3 h 12 min, 42 client connections
+listen   http://127.0.0.1:8080
 config   /etc/tidegate.yaml, revision 3, read 13 min ago
 
 ledger
@@ -476,6 +516,7 @@ fn a_rollback_tells_why_and_how_to_lift_it() {
         "
 tidegate 0.1.0 at http://127.0.0.1:9901: ready
 up       3 h 12 min, 42 client connections
+listen   http://127.0.0.1:8080
 config   /etc/tidegate.yaml, revision 3, read 13 min ago
 
 ledger  ROLLED BACK: everybody is on old
@@ -502,6 +543,7 @@ fn drift_is_told_in_words() {
         "
 tidegate 0.1.0 at http://127.0.0.1:9901: ready
 up       3 h 12 min, 42 client connections
+listen   http://127.0.0.1:8080
 config   /etc/tidegate.yaml, revision 3, read 13 min ago
 
 ledger
@@ -528,6 +570,7 @@ fn a_ramp_tells_what_it_waits_for() {
         "
 tidegate 0.1.0 at http://127.0.0.1:9901: ready
 up       3 h 12 min, 42 client connections
+listen   http://127.0.0.1:8080
 config   /etc/tidegate.yaml, revision 3, read 13 min ago
 
 ledger
@@ -553,6 +596,7 @@ fn blue_and_green_say_which_one_serves() {
         "
 tidegate 0.1.0 at http://127.0.0.1:9901: ready
 up       3 h 12 min, 42 client connections
+listen   http://127.0.0.1:8080
 config   /etc/tidegate.yaml, revision 3, read 13 min ago
 
 ledger
@@ -611,6 +655,7 @@ fn what_somebody_began_says_how_it_ends() {
         "
 tidegate 0.1.0 at http://127.0.0.1:9901: ready
 up       3 h 12 min, 42 client connections
+listen   http://127.0.0.1:8080
 config   /etc/tidegate.yaml, revision 3, read 13 min ago
 
 ledger
@@ -641,6 +686,7 @@ fn several_rollouts_fit_a_table() {
         "
 tidegate 0.1.0 at http://127.0.0.1:9901: ready
 up       3 h 12 min, 42 client connections
+listen   http://127.0.0.1:8080
 config   /etc/tidegate.yaml, revision 3, read 13 min ago
 
 rollout           configured  override  effective  observed old req/s new req/s
@@ -668,6 +714,7 @@ fn a_failed_reload_is_told_in_full() {
 tidegate 0.1.0 at http://127.0.0.1:9901: not ready
          Draining: running requests end, new connections are not accepted.
 up       3 h 12 min, 42 client connections
+listen   http://127.0.0.1:8080
 config   /etc/tidegate.yaml, revision 3, read 13 min ago
 state    in memory: without state_dir a restart forgets what was done by hand
 reload   FAILED: revision 3 stays in force
