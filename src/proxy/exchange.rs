@@ -404,6 +404,9 @@ impl Report {
         if self.is_given_up_at_its_deadline(now) {
             self.missed_deadline();
         }
+        if let Some(call) = self.call().filter(|_| self.client.watch.is_cut_off()) {
+            call.is_cut_off();
+        }
         if let Meter::Rollout(rollout, side, seat) = self.meter {
             let rollout = &self.view.snapshot.rollouts[rollout];
             rollout.meters.seat(seat, self.client.worker.index()).rise();

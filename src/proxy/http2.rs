@@ -24,6 +24,7 @@ use super::exchange::Client;
 use super::forward::handle;
 use super::grpc;
 use super::headers;
+use super::http1::linger;
 use super::notice;
 use super::outbox::{Outbox, Piece};
 use super::socket::Wire;
@@ -68,6 +69,10 @@ pub(super) async fn serve(wire: Wire, client: &Rc<Client>) {
     let Ok(Ok(connection)) = timeout(watch.timeouts.header, begun).await else { return };
     let mut serving = Serving::new(connection, wire, client);
     poll_fn(|cx| serving.poll(cx)).await;
+    let Serving { connection, wire, .. } = serving;
+    drop(connection);
+    // In a box: what a future may hold at some time it takes up at all times.
+    Box::pin(linger(wire)).await;
 }
 
 fn builder(limits: &Limits) -> Builder {
