@@ -11,6 +11,7 @@ pub mod process;
 pub mod shield;
 pub mod tally;
 pub mod tls;
+mod trouble;
 mod webhook;
 pub mod window;
 
@@ -21,8 +22,10 @@ use std::time::{Duration, Instant};
 
 pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, TlsGauges, render};
 pub use histogram::{Distribution, Histogram};
+pub use trouble::Trouble;
 pub use webhook::{Delivery, WebhookMeters};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tracing_appender::non_blocking::ErrorCounter;
 
@@ -449,6 +452,8 @@ pub struct Registry {
     pub proxy_protocol_errors: AtomicU64,
     /// Names of backends that could not be looked up when they should have been.
     pub dns_failures: AtomicU64,
+    /// Names of backends that have no address, and why.
+    pub nowhere: ArcSwap<BTreeMap<String, String>>,
 }
 
 /// What one worker knows of its clients' connections.
@@ -491,6 +496,7 @@ impl Registry {
             connections_refused: AtomicU64::new(0),
             proxy_protocol_errors: AtomicU64::new(0),
             dns_failures: AtomicU64::new(0),
+            nowhere: ArcSwap::default(),
         }
     }
 

@@ -550,7 +550,7 @@ impl Link {
     pub(super) async fn into_passage(self, body: Incoming) -> Option<(Passage, Lease<RequestBody>)> {
         let passage = self.channel.into_passage(body).await?;
         if !self.blamed {
-            self.lease.pool().endpoint().state.answered();
+            self.lease.pool().praise();
         }
         Some((passage, self.lease))
     }
@@ -573,7 +573,7 @@ impl Link {
     /// The whole answer is here: others may use the connection, unless something speaks against it.
     pub(super) fn release(self, now: Instant) {
         if !self.blamed {
-            self.pool().endpoint().state.answered();
+            self.pool().praise();
         }
         if self.is_uploaded() && !self.spoiled {
             self.lease.pool().put(self.channel, now);

@@ -23,7 +23,7 @@ pub enum ConnectError {
     #[error("out of means to connect: {0}")]
     OwnLimit(io::Error),
     /// Its certificate is not one that we trust for it.
-    #[error("its certificate is not trusted: {0}")]
+    #[error("its certificate is not trusted: {}", distrust(.0))]
     Certificate(io::Error),
     /// No TLS: it speaks none, or none that we speak, or wants a certificate of ours.
     #[error("no TLS: {0}")]
@@ -110,6 +110,18 @@ pub async fn reach(endpoint: &Endpoint, client: Stated, only: Option<&[u8]>) -> 
         (Scheme::Http, _) => Ok(socket),
         (Scheme::Https, Some(tls)) => Ok(Box::pin(socket.secured(tls, only)).await.map_err(untrusted)?),
         (Scheme::Https, None) => Err(ConnectError::Io(io::Error::other("nothing says whom to trust there"))),
+    }
+}
+
+/// Why a certificate is not trusted: rustls says which names and dates it has, and of an unknown issuer only that.
+fn distrust(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+            "UnknownIssuer: no authority that tidegate trusts there has issued it (tls.ca of the backend)".to_owned()
+        }
+        Some(rustls::Error::InvalidCertificate(error)) => error.to_string(),
+        _ => error.to_string(),
     }
 }
 

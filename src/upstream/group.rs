@@ -69,7 +69,9 @@ where
         let line = before.map_or_else(new_line, |before| Rc::clone(&before.line));
         let pool_for = |endpoint: &Endpoint| {
             let known = before.into_iter().flat_map(|before| &before.pools).find(|pool| pool.endpoint() == endpoint);
-            known.cloned().unwrap_or_else(|| Rc::new(Pool::new(endpoint.clone(), worker, Rc::clone(&line))))
+            known
+                .cloned()
+                .unwrap_or_else(|| Rc::new(Pool::new(endpoint.clone(), worker, Rc::clone(&line), backend.name.clone())))
         };
         Self {
             pools: backend.endpoints.iter().map(pool_for).collect(),
@@ -141,7 +143,8 @@ where
         drop(channel);
         let slot = self.state.slots.take().ok_or(Failure::BackendLimit)?;
         let dialed = pool.pool().dial_http1(client, slot).await;
-        let channel = dialed.map_err(|error| failure_of(&error)).inspect_err(|failure| pool.pool().blame(*failure))?;
+        let channel =
+            dialed.map_err(|error| found(pool.pool(), &error)).inspect_err(|failure| pool.pool().blame(*failure))?;
         Ok(Obtained { channel, pool, at: Instant::now() })
     }
 
@@ -254,7 +257,7 @@ where
             },
         };
         let dialed = pool.dial(client, slot).await;
-        dialed.map(|channel| Obtained { channel, pool: lease, at: Instant::now() }).map_err(|error| failure_of(&error))
+        dialed.map(|channel| Obtained { channel, pool: lease, at: Instant::now() }).map_err(|error| found(pool, &error))
     }
 
     /// Waits until a connection is free, or may be opened. One that is kept to another endpoint is as good.
@@ -296,6 +299,17 @@ where
         }
         None
     }
+}
+
+/// Why `pool` gave no connection, which people hear of.
+fn found<B>(pool: &Pool<B>, error: &ConnectError) -> Failure
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let failure = failure_of(error);
+    pool.has_no_connection(failure, error);
+    failure
 }
 
 fn failure_of(error: &ConnectError) -> Failure {

@@ -38,14 +38,17 @@ fn whole(page: &mut Page<'_>, status: &Status, from: &str) {
     let next = match status.rollouts.as_slice() {
         [] => {
             page.line("no rollouts: every route leads straight to a backend");
+            rollout::backends(page, &status.backends, true);
             None
         }
         [one] => {
             rollout::in_full(page, one);
+            rollout::backends(page, &status.backends, false);
             next::of_rollout(one)
         }
         several => {
             table(page, several);
+            rollout::backends(page, &status.backends, false);
             next::of_several(several)
         }
     };

@@ -3,8 +3,8 @@
 use super::next;
 use super::page::{Item, Page, Room, WIDTH};
 use crate::admin::status::{
-    BlueGreenStatus, Deed, DrainStatus, GuardVerdict, HoldStatus, LatchStatus, Latency, MaintenanceStatus,
-    RolloutStatus, SideStatus, StepsStatus,
+    BackendStatus, BlueGreenStatus, Deed, DrainStatus, EndpointStatus, GuardVerdict, HoldStatus, LatchStatus, Latency,
+    MaintenanceStatus, RolloutStatus, SideStatus, StepsStatus,
 };
 use crate::cli::output::fitted;
 use crate::cli::words::{ago, counted, grouped, seconds_until, share, spell, time};
@@ -307,12 +307,14 @@ fn sides(page: &mut Page<'_>, rollout: &RolloutStatus) {
         page.line(side_line(name, side));
     }
     for (name, side) in [("old", &rollout.sides.old), ("new", &rollout.sides.new)] {
+        nowhere(page, name, &side.nowhere, side.endpoints);
         if side.healthy < side.endpoints && page.room > Room::Least {
             let told = format!("only {} of {} endpoints of {name} are well", side.healthy, side.endpoints);
             let unseen = if side.checked { "" } else { "; not checked (no health in the config)" };
             page.line(format!("  {}{unseen}", page.paint.alarm(told)));
-            unfit(page, side);
+            unfit(page, &side.endpoint_list);
         }
+        failing(page, name, &side.endpoint_list);
         if side.pending > 0 && page.room == Room::Enough {
             let SideStatus { pending, connections, max_connections, .. } = side;
             let waiting = counted(*pending as u64, "request");
@@ -322,15 +324,59 @@ fn sides(page: &mut Page<'_>, rollout: &RolloutStatus) {
     }
 }
 
+/// Names that lead nowhere; worse if nothing else is left.
+fn nowhere(page: &mut Page<'_>, of: &str, names: &[String], endpoints: usize) {
+    if endpoints == 0 {
+        let why = names.first().map_or("its name has no address", String::as_str);
+        let told = fitted(&format!("{of} has no endpoint: {why}"), WIDTH - 2);
+        page.line(format!("  {}", page.paint.alarm(told)));
+    } else if page.room > Room::Least {
+        for name in names.iter().take(3) {
+            let told = fitted(&format!("{of} lacks an address: {name}"), WIDTH - 2);
+            page.line(format!("  {}", page.paint.alarm(told)));
+        }
+    }
+}
+
+/// The backends that no rollout has: all of them where nothing else is to be told, else those with trouble.
+pub(super) fn backends(page: &mut Page<'_>, backends: &[BackendStatus], all: bool) {
+    let is_troubled = |backend: &BackendStatus| {
+        let fails = backend.endpoint_list.iter().any(|endpoint| endpoint.trouble.is_some());
+        backend.endpoints == 0 || backend.healthy < backend.endpoints || !backend.nowhere.is_empty() || fails
+    };
+    for backend in backends.iter().filter(|backend| all || is_troubled(backend)) {
+        let BackendStatus { name, healthy, endpoints, .. } = backend;
+        if backend.endpoints > 0 {
+            let told = format!("{healthy} of {} of {name} get requests", counted(*endpoints as u64, "endpoint"));
+            let told = fitted(&told, WIDTH - 2);
+            page.line(format!("  {}", if healthy < endpoints { page.paint.alarm(told) } else { told }));
+        }
+        nowhere(page, name, &backend.nowhere, *endpoints);
+        unfit(page, &backend.endpoint_list);
+        failing(page, name, &backend.endpoint_list);
+    }
+}
+
 /// The first few endpoints that get no requests, and why.
-fn unfit(page: &mut Page<'_>, side: &SideStatus) {
+fn unfit(page: &mut Page<'_>, endpoints: &[EndpointStatus]) {
     const SHOWN: usize = 3;
     if page.room < Room::Enough {
         return;
     }
-    for endpoint in side.endpoint_list.iter().filter(|endpoint| !endpoint.healthy).take(SHOWN) {
+    for endpoint in endpoints.iter().filter(|endpoint| !endpoint.healthy).take(SHOWN) {
         let why = endpoint.why.as_deref().unwrap_or_default();
         page.line(fitted(&format!("    {} {why}", endpoint.endpoint), WIDTH));
+    }
+}
+
+/// The first few endpoints that get requests and fail them, and why.
+fn failing(page: &mut Page<'_>, name: &str, endpoints: &[EndpointStatus]) {
+    let shown = if page.room == Room::Enough { 3 } else { 1 };
+    let failing = endpoints.iter().filter(|endpoint| endpoint.healthy && endpoint.trouble.is_some());
+    for endpoint in failing.take(shown) {
+        let why = endpoint.trouble.as_deref().unwrap_or_default();
+        let told = fitted(&format!("{name}: {}: {why}", endpoint.endpoint), WIDTH - 2);
+        page.line(format!("  {}", page.paint.alarm(told)));
     }
 }
 
