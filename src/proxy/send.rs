@@ -259,6 +259,7 @@ const REST: Duration = Duration::from_secs(1);
 fn diagnose(attempt: Attempt<'_>, link: &Link, fault: Fault) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
+        _ if fault == Fault::OnlyHttp2 => Trouble::Backend(Failure::OnlyHttp2),
         _ if fault == Fault::Malformed => Trouble::Backend(Failure::Malformed),
         _ if may_have_been_idle(attempt, link) => Trouble::Backend(Failure::Stale),
         _ => Trouble::Backend(Failure::Reset),
@@ -349,6 +350,12 @@ fn of_backend(failure: Failure) -> Refusal {
             (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
         }
         Failure::Grpc => return missed_deadline(),
+        Failure::NoHttp2 => {
+            (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend does not speak HTTP/2 (protocol: h2).")
+        }
+        Failure::OnlyHttp2 => {
+            (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend speaks HTTP/2 (it lacks protocol: h2).")
+        }
         Failure::Malformed | Failure::Status | Failure::Reported => {
             (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend's answer is not HTTP.")
         }

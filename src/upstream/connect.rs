@@ -34,9 +34,12 @@ pub enum ConnectError {
     /// The socket was connected but could not be used.
     #[error("cannot use the connection: {0}")]
     Setup(#[from] hyper::Error),
-    /// The backend does not speak HTTP/2, or not to us.
+    /// HTTP/2 could not be begun.
     #[error("cannot speak HTTP/2: {0}")]
-    Http2(#[from] h2::Error),
+    Http2(h2::Error),
+    /// What it says is not HTTP/2.
+    #[error("it does not speak HTTP/2, as `protocol: h2` of the backend says: {0}")]
+    NoHttp2(h2::Error),
     /// It was closed at once.
     #[error("the connection was closed at once")]
     Closed,
@@ -54,6 +57,13 @@ pub(super) enum Connected<B: Body + 'static> {
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
         if is_own_limit(&error) { Self::OwnLimit(error) } else { Self::Io(error) }
+    }
+}
+
+impl From<h2::Error> for ConnectError {
+    fn from(error: h2::Error) -> Self {
+        // What the library itself finds wrong is wrong from the first frame.
+        if error.is_library() { Self::NoHttp2(error) } else { Self::Http2(error) }
     }
 }
 

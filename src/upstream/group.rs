@@ -315,6 +315,7 @@ where
 fn failure_of(error: &ConnectError) -> Failure {
     match error {
         ConnectError::Timeout => Failure::ConnectTimeout,
+        ConnectError::NoHttp2(_) => Failure::NoHttp2,
         ConnectError::Certificate(_) => Failure::Certificate,
         ConnectError::Tls(_) => Failure::Tls,
         ConnectError::OwnLimit(_) => Failure::OwnLimit,
