@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 
 use http::uri;
 use hyper::body::Body;
+use rustls::CertificateError;
 use tokio::time::timeout;
 
 use super::{Socket, http1, http2};
@@ -126,12 +127,17 @@ pub async fn reach(endpoint: &Endpoint, client: Stated, only: Option<&[u8]>) -> 
 /// Why a certificate is not trusted: rustls says which names and dates it has, and of an unknown issuer only that.
 fn distrust(error: &io::Error) -> String {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match inner {
-        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
-            "UnknownIssuer: no authority that tidegate trusts there has issued it (tls.ca of the backend)".to_owned()
+    let Some(rustls::Error::InvalidCertificate(found)) = inner else { return error.to_string() };
+    match found {
+        CertificateError::UnknownIssuer => {
+            format!("{found}: no authority that tidegate trusts there has issued it (tls.ca of the backend)")
         }
-        Some(rustls::Error::InvalidCertificate(error)) => error.to_string(),
-        _ => error.to_string(),
+        CertificateError::BadSignature => {
+            format!(
+                "{found}: an authority of that name is trusted (tls.ca of the backend), and another key has signed it"
+            )
+        }
+        _ => found.to_string(),
     }
 }
 
