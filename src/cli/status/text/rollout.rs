@@ -4,8 +4,9 @@ use super::next;
 use super::page::{Item, Page, Room, WIDTH};
 use crate::admin::status::{
     BackendStatus, BlueGreenStatus, Deed, DrainStatus, EndpointStatus, GuardVerdict, HoldStatus, LatchStatus, Latency,
-    MaintenanceStatus, RolloutStatus, SideStatus, StepsStatus,
+    MaintenanceStatus, QueryStatus, RolloutStatus, SideStatus, StepsStatus,
 };
+use crate::cli::guard::doubt;
 use crate::cli::output::fitted;
 use crate::cli::words::{ago, counted, grouped, seconds_until, share, spell, time};
 
@@ -94,7 +95,7 @@ fn guarded(page: &Page<'_>, rollout: &RolloutStatus) -> Option<Item> {
     let item = |facts: String| Item { label: "guard", facts, ..Item::default() };
     Some(match (guard.verdict, guard.action.as_deref()) {
         (GuardVerdict::Off, _) => item("off (guard.enabled in the config)".to_owned()),
-        (GuardVerdict::Healthy, _) => item(healthy(rollout)),
+        (GuardVerdict::Healthy, _) => Item { more: doubts(rollout), ..item(healthy(rollout)) },
         (GuardVerdict::Tripped, _) if rollout.rollback.active => Item { end: look, ..item("tripped".to_owned()) },
         (GuardVerdict::Tripped, _) => Item { end: look, why, ..item(format!("TRIPPED {when}, back a step")) },
         (GuardVerdict::WouldHaveTripped, Some("hold_step")) if guard.undo.is_none() => {
@@ -117,9 +118,30 @@ fn healthy(rollout: &RolloutStatus) -> String {
         (None, _) => format!("healthy: nothing speaks against new, tolerated {tolerated} %"),
         (Some(share), _) => {
             let (bad, of) = (grouped(new.bad), grouped(new.requests));
-            format!("healthy: new {bad} of {of} failed ({share} %), tolerated {tolerated} %")
+            match doubt(failures) {
+                Some(_) => format!("NOT TRIPPED: new {bad} of {of} failed ({share} %)"),
+                None => format!("healthy: new {bad} of {of} failed ({share} %), tolerated {tolerated} %"),
+            }
         }
     }
+}
+
+/// What keeps the guard from tripping although NEW fails.
+fn doubts(rollout: &RolloutStatus) -> Vec<String> {
+    rollout.guard.failures.as_ref().and_then(doubt).into_iter().collect()
+}
+
+/// Queries of the guard that are asked and bring nothing.
+fn silent_queries(rollout: &RolloutStatus) -> Vec<Item> {
+    let brings_nothing =
+        |query: &&QueryStatus| query.asked && query.last.as_deref().is_some_and(|said| said.starts_with("no data"));
+    let item = |query: &QueryStatus| Item {
+        label: "query",
+        facts: query.name.clone(),
+        why: query.last.clone().unwrap_or_default(),
+        ..Item::default()
+    };
+    rollout.guard.queries.iter().filter(brings_nothing).map(item).collect()
 }
 
 /// What somebody put over the file, in words. A rollback and a drain tell of themselves.

@@ -69,6 +69,46 @@ fn a_side_with_trouble_says_what_it_is() {
 }
 
 #[test]
+fn a_new_that_fails_is_not_called_healthy() {
+    let mut rollout = rollout("ledger");
+    let failures = rollout.guard.failures.as_mut().unwrap();
+    failures.counted.new = SideCount { requests: 5, bad: 5, share: Some(100.0) };
+    let shown = shown(&status(vec![rollout]));
+    let told = "\n  guard       NOT TRIPPED: new 5 of 5 failed (100 %), not yet enough evidence\n";
+    assert!(shown.contains(told), "{shown}");
+}
+
+#[test]
+fn a_webhook_and_a_query_that_bring_nothing_are_told() {
+    let webhook = WebhookStatus {
+        name: "pager".into(),
+        url: "https://pager.example".into(),
+        events: vec![],
+        failing: true,
+        queued: 2,
+        delivered: 0,
+        failed: 0,
+        dropped: 0,
+        last_success_at: None,
+        last_error_at: Some(NOW.into()),
+        last_error: Some("it answers with 500".into()),
+    };
+    let mut rollout = rollout("ledger");
+    rollout.guard.queries = vec![QueryStatus {
+        name: "mismatches".into(),
+        bad_if: "> 0.5".into(),
+        asked: true,
+        last: Some("no data: no connection to http://127.0.0.1:9090".into()),
+        at: None,
+        bad_in_a_row: 0,
+        failures: 3,
+    }];
+    let shown = shown(&Status { webhooks: vec![webhook], ..status(vec![rollout]) });
+    assert!(shown.contains("\nwebhook  pager fails, 2 messages waiting: it answers with 500\n"), "{shown}");
+    assert!(shown.contains("\n  query       mismatches: no data: no connection to http://127.0.0.1:9090\n"), "{shown}");
+}
+
+#[test]
 fn an_endpoint_that_fails_requests_says_why() {
     let mut rollout = rollout("ledger");
     let mut side = with_trouble();
