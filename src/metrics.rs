@@ -180,6 +180,8 @@ pub struct Shard {
     failures: [Counter; Failure::ALL.len()],
     /// By [`Status::number`].
     calls: [Counter; Status::ALL.len()],
+    /// Requests that failed by what the config calls a failure, and not by their status.
+    hidden: Counter,
     started: Counter,
     ended: Counter,
     duration: Histogram,
@@ -217,6 +219,11 @@ impl Shard {
     /// The backend failed a request, or did not take it.
     pub fn fail(&self, failure: Failure) {
         self.failures[failure as usize].increment();
+    }
+
+    /// A request that ends well by its status has failed all the same.
+    pub fn hide_failure(&self) {
+        self.hidden.increment();
     }
 
     /// A call of gRPC has ended like this.
@@ -273,7 +280,8 @@ impl Series {
     #[must_use]
     pub fn failed(&self) -> u64 {
         let failed = [Class::ServerError, Class::Error];
-        Why::ALL.iter().flat_map(|why| failed.map(|class| self.requests(*why, class))).sum()
+        let shown: u64 = Why::ALL.iter().flat_map(|why| failed.map(|class| self.requests(*why, class))).sum();
+        shown + self.0.iter().map(|shard| shard.hidden.get()).sum::<u64>()
     }
 
     /// Requests so far that the backend has answered, whatever it said.

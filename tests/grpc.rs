@@ -416,6 +416,19 @@ fn a_new_whose_calls_fail_is_taken_away() {
 }
 
 #[test]
+fn calls_that_fail_are_failures_in_status_too() {
+    let (_old, _new, tidegate) = split("fail 13 broken");
+    eventually("some are on new", || {
+        does(&tidegate, "calls", &["20", "hello"]);
+        let sides = tidegate.admin("/api/v1/status").json()["rollouts"][0]["sides"].clone();
+        let (new, failed) = (sides["new"]["requests"].as_u64(), sides["new"]["failures"].as_u64());
+        assert_eq!(new, failed);
+        assert_eq!(sides["old"]["failures"], 0);
+        new > Some(0)
+    });
+}
+
+#[test]
 fn what_a_caller_has_done_wrong_is_not_the_services_failure() {
     for always in ["fail 3 bad argument", "fail 5 not found", "fail 16 who are you"] {
         let (_old, _new, tidegate) = split(always);

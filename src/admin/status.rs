@@ -581,7 +581,7 @@ pub struct SideStatus {
     pub requests: u64,
     /// The same a second.
     pub requests_per_second: f64,
-    /// How many of them ended with a 5xx or without an answer of the backend.
+    /// How many of them ended with a 5xx, without an answer of the backend, or with what `guard.failures` calls a failure.
     pub failures: u64,
     /// The share of those, 0 to 100; null without requests.
     pub failure_share: Option<f64>,

@@ -294,6 +294,14 @@ impl Report {
         }
     }
 
+    /// There is an answer, and it is a failure, although its status does not say so.
+    pub(super) fn found_bad_in_disguise(&self, failure: Failure) {
+        self.found_bad(failure);
+        if !self.falls_back {
+            self.shard().hide_failure();
+        }
+    }
+
     /// If the request has failed, that is told to the guard now: its end may be a long time away.
     pub(super) fn tell_of_failure(&self) {
         if self.failure.get().is_some()
@@ -416,6 +424,9 @@ impl Report {
         self.shard().end(self.why, class, elapsed);
         if let Some(status) = self.call().and_then(Call::status) {
             self.shard().call(status);
+            if self.failure.get() == Some(Failure::Grpc) && !matches!(class, Class::ServerError | Class::Error) {
+                self.shard().hide_failure();
+            }
             if let Some(entry) = &mut self.entry {
                 entry.grpc_status = Some(status.number());
             }

@@ -311,7 +311,15 @@ fn look_at_head(report: &Report, response: &Response<Incoming>, survey: Response
     let header = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
     let grpc_status = if survey.grpc_status { header(headers::GRPC_STATUS.as_str()) } else { None };
     let found = failures.find(response.status().as_u16(), grpc_status, header);
-    found.inspect(|failure| report.found_bad(*failure)).is_some()
+    match found {
+        None => return false,
+        // How a call has ended is counted when it has.
+        Some(failure @ (Failure::Status | Failure::Reported)) if !response.status().is_server_error() => {
+            report.found_bad_in_disguise(failure);
+        }
+        Some(failure) => report.found_bad(failure),
+    }
+    true
 }
 
 /// What the client is told in place of an answer.
