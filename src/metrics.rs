@@ -276,7 +276,7 @@ impl Series {
         self.0.iter().map(|shard| shard.ended.get()).sum()
     }
 
-    /// Requests so far that ended with a 5xx, or without an answer.
+    /// Requests so far that ended with a 5xx, without an answer, or with what the config calls a failure.
     #[must_use]
     pub fn failed(&self) -> u64 {
         let failed = [Class::ServerError, Class::Error];
@@ -458,6 +458,8 @@ pub struct Registry {
     pub connections_refused: AtomicU64,
     /// Connections that were closed because they did not begin with the PROXY header that was expected of them.
     pub proxy_protocol_errors: AtomicU64,
+    /// Second since `epoch`, from 1, in which people were last told of one of them; 0 if they never were.
+    proxy_protocol_told: AtomicU64,
     /// Names of backends that could not be looked up when they should have been.
     pub dns_failures: AtomicU64,
     /// Names of backends that have no address, and why.
@@ -503,9 +505,20 @@ impl Registry {
             accept_errors: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             proxy_protocol_errors: AtomicU64::new(0),
+            proxy_protocol_told: AtomicU64::new(0),
             dns_failures: AtomicU64::new(0),
             nowhere: ArcSwap::default(),
         }
+    }
+
+    /// A connection did not begin with the PROXY header that was expected of it. Tells whether people are to hear of this one: of
+    /// one a minute.
+    pub fn count_not_introduced(&self, now: Instant) -> bool {
+        self.proxy_protocol_errors.fetch_add(1, Relaxed);
+        let second = now.saturating_duration_since(self.epoch).as_secs() + 1;
+        let told = self.proxy_protocol_told.load(Relaxed);
+        let is_due = told == 0 || second >= told + 60;
+        is_due && self.proxy_protocol_told.compare_exchange(told, second, Relaxed, Relaxed).is_ok()
     }
 
     /// With an access log that counts in `dropped` the lines it could not keep up with.

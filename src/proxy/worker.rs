@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -295,9 +294,9 @@ impl Worker {
         self.index
     }
 
-    /// A connection did not begin with the PROXY header that it should have begun with.
-    pub(super) fn count_not_introduced(&self) {
-        self.shared.registry.proxy_protocol_errors.fetch_add(1, Relaxed);
+    /// A connection did not begin with the PROXY header that it should have begun with. Tells whether people are to hear of it.
+    pub(super) fn count_not_introduced(&self) -> bool {
+        self.shared.registry.count_not_introduced(Instant::now().into_std())
     }
 
     pub(super) fn access_log(&self) -> Option<&AccessLog> {
