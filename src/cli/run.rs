@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::RunArgs;
+use super::check::same_on_both_sides;
 use crate::admin::status::ListenerStatus;
 use crate::app::{App, Signal};
 use crate::telemetry;
@@ -31,6 +32,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         for listener in &app.listeners() {
             tracing::info!("clients on {}", ListenerStatus::of(listener, &listener.address));
         }
+        same_on_both_sides(app.config()).iter().for_each(|warning| tracing::warn!("{warning}"));
         tracing::info!("admin on {}; try `tidegate status`", app.admin_address());
         app.run(signals).await?;
         anyhow::Ok(ExitCode::SUCCESS)
