@@ -75,6 +75,7 @@ fn process(page: &mut Page<'_>, status: &Status, from: &str) {
     state(page, status);
     reload(page, status);
     tls(page, status);
+    webhooks(page, status);
     rollout::standings(page, "--all", status.maintenance.as_ref(), status.hold.as_ref());
     routes(page, status);
 }
@@ -136,6 +137,18 @@ fn tls(page: &mut Page<'_>, status: &Status) {
     for trouble in &status.tls.troubles {
         let name = end_of(&trouble.file, WIDTH / 3);
         let told = format!("tls      {name}: what was read before stays in use: {}", trouble.message);
+        page.line(page.paint.alarm(fitted(&told, WIDTH)));
+    }
+}
+
+/// Those who are to be told and take nothing.
+fn webhooks(page: &mut Page<'_>, status: &Status) {
+    if page.room == Room::Least {
+        return;
+    }
+    for webhook in status.webhooks.iter().filter(|webhook| webhook.failing) {
+        let why = webhook.last_error.as_deref().unwrap_or("it takes nothing");
+        let told = format!("webhook  {} fails, {} waiting: {why}", webhook.name, counted(webhook.queued, "message"));
         page.line(page.paint.alarm(fitted(&told, WIDTH)));
     }
 }

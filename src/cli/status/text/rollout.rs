@@ -23,6 +23,7 @@ pub(super) fn in_full(page: &mut Page<'_>, rollout: &RolloutStatus) {
     if let Some(item) = guarded(page, rollout) {
         page.item(&item);
     }
+    silent_queries(rollout).iter().for_each(|item| page.item(item));
     let items = [drift(page, rollout), ramp(rollout), deadline(page, rollout), colors(rollout)];
     items.into_iter().flatten().for_each(|item| page.item(&item));
     let scope = rollout.name.as_str();

@@ -3,8 +3,9 @@
 use super::*;
 use crate::admin::status::{
     BackendStatus, BlueGreenStatus, ConfigStatus, Deed, DrainStatus, EndpointStatus, Evidence, GuardStatus, HoldStatus,
-    LatchStatus, Latency, ListenerStatus, MaintenanceStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus,
-    RouteStatus, Sense, SideCount, SideStatus, Sides, StateStatus, StepsStatus, StrategyName, TlsStatus,
+    LatchStatus, Latency, ListenerStatus, MaintenanceStatus, Observed, PercentStatus, QueryStatus, ReloadStatus,
+    RollbackStatus, RouteStatus, Sense, SideCount, SideStatus, Sides, StateStatus, StepsStatus, StrategyName,
+    TlsStatus, WebhookStatus,
 };
 
 const NOW: &str = "2026-11-21T04:05:06Z";
