@@ -194,7 +194,7 @@ mod tests {
             let mut gathered = to_peer(at_once);
             let mut sent = Vec::new();
             for (at, (length, is_last)) in pieces.into_iter().enumerate() {
-                let piece: Vec<u8> = (0..length).map(|byte| (at + byte) as u8).collect();
+                let piece: Vec<u8> = (0..=u8::MAX).cycle().skip(at).take(length).collect();
                 write(&mut gathered, &piece);
                 sent.extend(piece);
                 if is_last {

@@ -16,6 +16,7 @@ mod passage;
 mod pool;
 mod silence;
 mod socket;
+mod vigil;
 
 pub use channel::{Answered, Channel, Fault, SendError, Sending};
 pub use connect::{ConnectError, reach};
@@ -26,3 +27,4 @@ pub use passage::Passage;
 pub use pool::{Lease, Pool};
 pub use silence::mind_silence;
 pub use socket::Socket;
+pub use vigil::{Demand, Heard, Patience, Presence, Vigil};

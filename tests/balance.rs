@@ -1,10 +1,12 @@
 //! A backend with several endpoints: who gets the next request, and what a user notices of one that is gone.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::backend::ok;
+use crate::support::process::Process;
 use crate::support::proxy::PREAMBLE;
 use crate::support::{Backend, Client, Tidegate, dead_address, eventually};
 
@@ -225,4 +227,79 @@ fn a_request_with_a_body_is_not_sent_once_more() {
     after_a_rest();
     assert_eq!(client.send(POST.replace("POST", "PUT")).answer().status, 502);
     assert_eq!((failures(&tidegate, "stale"), retries(&tidegate, "stale")), (1.0, 0.0));
+}
+
+/// A backend that answers the first request of a connection, and has the second one for so long before it hangs up.
+fn that_works_on_the_second_for(time: Duration) -> Backend {
+    Backend::scripted(move |connection| {
+        connection.read_request();
+        connection.write(&ok(&[], b""));
+        connection.read_request();
+        thread::sleep(time); // what it does takes so long
+    })
+}
+
+#[test]
+fn a_backend_that_has_had_a_request_for_long_has_failed_it_however_long_the_connection_had_rested() {
+    for body in ["", "hi"] {
+        let backend = that_works_on_the_second_for(Duration::from_secs(1));
+        let tidegate = Tidegate::before(&backend);
+        let mut client = tidegate.client();
+        assert_eq!(client.get("/", &[]).status, 200);
+        after_a_rest();
+        client.send(format!("PUT / HTTP/1.1\r\nhost: service\r\ncontent-length: {}\r\n\r\n{body}", body.len()));
+        assert_eq!(client.answer().status, 502);
+        assert_eq!((failures(&tidegate, "reset"), failures(&tidegate, "stale")), (1.0, 0.0));
+        assert_eq!(retries(&tidegate, "stale"), 0.0);
+        assert_eq!(backend.requests().len(), 2);
+    }
+}
+
+#[test]
+fn an_answer_over_a_rested_connection_may_take_as_long_as_any_other() {
+    let backend = Backend::answering(|request| {
+        if request.target == "/slow" {
+            thread::sleep(Duration::from_millis(600));
+        }
+        ok(&[], b"at last")
+    });
+    // Longer than a race, and shorter.
+    for (response, status) in [("5s", 200), ("400ms", 504), ("100ms", 504)] {
+        let tidegate = before(&[backend.url()], &format!("timeouts: {{ response: {response} }}"));
+        let mut client = tidegate.client();
+        assert_eq!(client.get("/", &[]).status, 200);
+        after_a_rest();
+        assert_eq!(client.get("/slow", &[]).status, status, "{response}");
+        assert_eq!(failures(&tidegate, "response_timeout"), f64::from(u8::from(status == 504)), "{response}");
+    }
+}
+
+/// The clock alone says nothing: who looks too late cannot know when the connection was closed.
+#[test]
+fn a_process_that_stood_still_does_not_take_a_closing_connection_for_a_failure() {
+    let (reached, go_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let backend = {
+        let (reached, go_on) = (Arc::clone(&reached), Arc::clone(&go_on));
+        Backend::scripted(move |connection| {
+            connection.read_request();
+            connection.write(&ok(&[], b""));
+            if connection.read_request().is_some() {
+                reached.fetch_add(1, SeqCst);
+                eventually("it may close", || go_on.load(SeqCst));
+            }
+        })
+    };
+    let process = Process::start(&format!("workers: 1\n{}", config(&[backend.url()], "")));
+    let mut client = process.client();
+    assert_eq!(client.get("/", &[]).status, 200);
+    after_a_rest();
+    client.send("GET / HTTP/1.1\r\nhost: service\r\n\r\n");
+    eventually("it is there", || reached.load(SeqCst) == 1);
+    process.signal("STOP");
+    go_on.store(true, SeqCst);
+    let stopped = Instant::now();
+    eventually("longer than a race takes", || stopped.elapsed() > Duration::from_secs(1));
+    process.signal("CONT");
+    assert_eq!(client.answer().status, 200);
+    assert_eq!(answered(&backend), 3, "it was sent once more");
 }

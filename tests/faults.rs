@@ -4,8 +4,12 @@ use std::io::Write;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use tidegate::metrics::{Class, Failure, Why};
+use tidegate::policy::decision::{Reason, Side};
+
 use crate::support::backend::{Connection, ok};
-use crate::support::{Backend, Client, PATIENCE, Tidegate, dead_address, eventually};
+use crate::support::proxy::split;
+use crate::support::{Backend, Client, PATIENCE, Plane, Tidegate, dead_address, eventually, http2};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: service\r\n\r\n";
 
@@ -612,7 +616,7 @@ fn without_a_key_the_config_says_who_answers() {
 #[test]
 fn an_anonymous_user_gets_an_id_and_stays_where_it_leads() {
     let (old, new) = (Backend::named("old"), Backend::named("new"));
-    let tidegate = Tidegate::start(&crate::support::proxy::split(&old, &new, "50", "  on_missing: cookie\n"));
+    let tidegate = Tidegate::start(&split(&old, &new, "50", "  on_missing: cookie\n"));
     let mut client = tidegate.client();
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..40 {
@@ -742,4 +746,37 @@ fn a_client_that_breaks_its_upload_during_the_answer_is_not_the_backends_failure
     assert!(!client.answer().complete);
     eventually("the request has ended", || ended_as(&tidegate, "4xx") == 1.0);
     assert_eq!(failures(&tidegate, "truncated"), 0.0);
+}
+
+// -- bugs of our own
+
+#[test]
+fn a_bug_of_ours_takes_one_request_with_it_and_is_told_as_ours() {
+    let (old, new) = (Backend::named("old"), Backend::named("new"));
+    let mut plane = Plane::start(&split(&old, &new, "100", ""), &[]);
+    let mut other = plane.client();
+    assert_eq!(other.get_as(7).text(), "new");
+    // No config has a rollout without backends: whoever looks for them panics.
+    plane.publish_wrong(|snapshot| snapshot.backends.clear());
+    let mut unlucky = plane.client();
+    unlucky.send("GET / HTTP/1.1\r\nhost: service\r\nx-user-id: 7\r\n\r\n");
+    assert_eq!(unlucky.try_answer(false), None);
+    assert!(unlucky.end().unwrap().contains("reset"), "this is not how an answer ends: {:?}", unlucky.end());
+    http2::run(async {
+        let mut client = http2::Client::connect(plane.address).await;
+        let request = || http2::request(http::Method::GET, "/", &[("x-user-id", "7")]);
+        assert!(client.ask(request(), b"").await.is_err());
+        plane.publish(|_| {});
+        assert_eq!(client.ask(request(), b"").await.unwrap().text(), "new", "the other streams go on");
+    });
+    assert_eq!(other.get_as(7).text(), "new", "and so do the other connections");
+    let meters = plane.meters();
+    let ended = |class| meters.side(Side::New).requests(Why::Decided(Reason::Bucket), class);
+    eventually("those that ended well are counted", || ended(Class::Success) == 3);
+    assert_eq!((ended(Class::Error), ended(Class::Aborted)), (2, 0), "nobody has gone away");
+    assert_eq!(meters.side(Side::New).inflight(), 0);
+    assert!(
+        Failure::ALL.iter().all(|failure| meters.side(Side::New).failures(*failure) == 0),
+        "and new has not failed"
+    );
 }

@@ -297,12 +297,12 @@ fn when_an_operator_ends_it_they_go_on_at_the_pace_of_the_config() {
             ok(&[], b"")
         }
     });
-    // One connection: of two, each with a thread of its own, a later request may be noted before an earlier one.
-    let only = format!("only: {{ endpoints: ['{}'], limits: {{ max_connections: 1 }} }}", backend.url());
+    // One worker, of two one may be held up with all whose turn has come; and one connection, since of two one may overtake.
     let config = format!(
-        "backends: {{ {only} }}\nroutes: [ {{ match: {{}}, backend: only }} ]\nhold: {{ release_rate: {RATE} }}\n"
+        "backends:\n  only: {{ endpoints: [\"{}\"], limits: {{ max_connections: 1, max_wait: 20s }} }}\n\
+         routes: [{{ backend: only }}]\nhold: {{ release_rate: {RATE} }}\n",
+        backend.url()
     );
-    // One worker: of two, one may be held up with all whose turn has come.
     let tidegate = Tidegate::start_whole(&format!("{}{config}", PREAMBLE.replace("workers: 2", "workers: 1")));
     hold_everything(&tidegate, true);
     let mut clients: Vec<Client> = (0..RATE)
@@ -319,8 +319,8 @@ fn when_an_operator_ends_it_they_go_on_at_the_pace_of_the_config() {
     clients.iter_mut().for_each(|client| assert_eq!(client.answer().status, 200));
     let took = ended.elapsed();
     assert!(took > Duration::from_millis(800), "at {RATE} a second {RATE} take a second: {took:?}");
-    let order: Vec<String> = (0..RATE).map(|nth| format!("/{nth}")).collect();
-    assert_eq!(*order_of_arrival.lock().unwrap(), order);
+    let in_order: Vec<String> = (0..RATE).map(|nth| format!("/{nth}")).collect();
+    assert_eq!(*order_of_arrival.lock().unwrap(), in_order);
     let answered = Instant::now();
     assert_eq!(tidegate.client().get_as(7).status, 200);
     assert!(answered.elapsed() < Duration::from_secs(1), "nobody waits any more");

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::support::backend::ok;
+use crate::support::http2::{self, Exchange};
 use crate::support::{Answer, Backend, Client, Tidegate, eventually};
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: service\r\n\r\n";
@@ -165,6 +166,24 @@ fn a_worker_gives_up_what_it_does_not_use_for_one_that_needs_it() {
     assert_eq!(connections(&tidegate), 1.0);
 }
 
+/// Two workers, one connection, and one of the workers is asked without a pause: what it is done with goes to whoever has
+/// waited for longest.
+#[test]
+fn a_busy_worker_starves_no_other() {
+    let backend = Backend::named("only");
+    let tidegate = before(&backend, "max_connections: 1, max_wait: 2s");
+    // Clients are spread evenly, in the order in which they come: every other one asks now and then.
+    let clients: Vec<_> = (0..8)
+        .map(|nth| {
+            let mut client = tidegate.client();
+            let asks = if nth % 2 == 0 { 400 } else { 40 };
+            thread::spawn(move || (0..asks).all(|_| client.get("/", &[]).status == 200))
+        })
+        .collect();
+    assert!(clients.into_iter().all(|client| client.join().unwrap()), "nobody is turned away");
+    assert_eq!(connections(&tidegate), 1.0);
+}
+
 #[test]
 fn a_reload_changes_the_limit_for_those_who_wait() {
     let scene = Hesitant::new();
@@ -268,4 +287,32 @@ fn what_is_shared_counts_once_and_who_finds_no_stream_waits_for_one() {
     assert!(is_served.iter().all(|served| *served), "{is_served:?}");
     assert!(self::connections(&tidegate) <= 2.0);
     assert_eq!(tidegate.metric(&healthy), 1.0);
+}
+
+/// What a worker's streams share cannot go to another one while they run.
+#[test]
+fn with_fewer_shared_connections_than_workers_one_waits_for_the_streams_of_the_other() {
+    let backend = http2::Backend::doing(|exchange: Exchange| async move {
+        if exchange.head.uri.path() == "/long" {
+            std::future::pending::<()>().await;
+        }
+        exchange.answer("only").await;
+    });
+    let tidegate = Tidegate::start(&format!(
+        "backends:\n  only: {{ endpoints: [\"http://{}\"], protocol: h2, limits: {{ max_connections: 1, max_wait: 300ms }} }}\n\
+         routes:\n  - {{ backend: only }}\n",
+        backend.address
+    ));
+    // Spread evenly: two on each worker.
+    let mut clients: Vec<Client> = (0..4).map(|_| tidegate.client()).collect();
+    clients[0].send("GET /long HTTP/1.1\r\nhost: service\r\n\r\n");
+    eventually("it runs", || backend.heads().len() == 1);
+    let answers: Vec<Answer> = clients[1..].iter_mut().map(|client| client.send(GET).answer()).collect();
+    let (served, turned_away): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+    assert_eq!(served.len(), 1, "on the worker whose connection it is");
+    turned_away.iter().for_each(assert_turned_away);
+    drop(clients.remove(0));
+    for client in &mut clients {
+        eventually("each has its turn", || client.send(GET).answer().status == 200);
+    }
 }

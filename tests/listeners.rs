@@ -56,7 +56,9 @@ fn a_unix_socket_that_is_not_there_is_a_backend_without_a_connection() {
 
 #[test]
 fn what_is_meant_for_tls_never_goes_out_in_clear_text() {
-    let backend = Backend::named("old");
+    let backend = Backend::scripted(|connection| {
+        let _its_first_words = connection.read_more();
+    });
     let tidegate = Tidegate::start(&before(&format!("https://{}", backend.address)));
     assert_eq!(tidegate.client().get("/", &[("authorization", "secret")]).status, 502);
     assert!(!backend.text().contains("secret"));

@@ -38,6 +38,7 @@ mod support;
 mod tls;
 mod upstream_faults;
 mod upstream_http2;
+mod vanish;
 mod verdicts;
 mod webhooks;
 mod websocket;

@@ -2,6 +2,7 @@
 //! are told to.
 
 pub mod backend;
+pub mod claims;
 pub mod client;
 pub mod dns;
 pub mod fault;
@@ -28,10 +29,16 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `condition` holds.
 #[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn eventually(what: &str, condition: impl FnMut() -> bool) {
+    within(PATIENCE, what, condition);
+}
+
+/// Waits until `condition` holds, which may take so long and no longer.
+#[track_caller]
+pub fn within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < PATIENCE, "never happened: {what}");
+        assert!(start.elapsed() < limit, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }

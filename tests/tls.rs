@@ -500,6 +500,25 @@ fn a_drain_waits_for_answers_and_for_nobody_who_says_nothing() {
     scene.tidegate.wait();
 }
 
+#[test]
+fn a_drain_waits_for_who_has_begun_to_say_what_it_speaks_as_for_any_other_head() {
+    let backend = Backend::named("only");
+    let authority = Authority::new("test");
+    let dir = tempfile::tempdir().unwrap();
+    authority.issue(&["localhost"]).put(dir.path(), "a");
+    let more = format!("{}timeouts: {{ header: 2s }}\n", single(&backend));
+    let mut tidegate = start(dir, &listening(PAIR, &more).replace("drain_timeout: 2s", "drain_timeout: 1m"));
+    let caller = Caller::trusting(&authority).offering(&["h2"]).ready();
+    let mut client = connect(tidegate.address, &caller, "localhost");
+    client.send("PRI * HTTP/2.0\r\n");
+    eventually("it is there", || tidegate.admin("/api/v1/status").json()["client_connections"] == 1);
+    let begun = Instant::now();
+    tidegate.signal(Signal::Leave);
+    client.read_to_end();
+    tidegate.wait();
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+}
+
 // -- files that change
 
 /// The certificate that a new client is shown.

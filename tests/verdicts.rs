@@ -276,11 +276,15 @@ fn a_failure_counts_when_it_is_known_and_not_when_it_ends() {
         connection.is_closed_by_peer();
     });
     let tidegate = Tidegate::start(&split(&Backend::named("old"), &new, "100", ""));
-    let mut clients: Vec<Client> = (0..6).map(|_| tidegate.client()).collect();
-    for (user, client) in clients.iter_mut().enumerate() {
-        client.send(format!("GET / HTTP/1.1\r\nhost: service\r\nx-user-id: {user}\r\n\r\n"));
-    }
-    eventually("it is rolled back while all of them still wait", || !latches(&tidegate.admin).is_empty());
+    let mut clients = Vec::new();
+    eventually("it is rolled back while all of them still wait", || {
+        if clients.len() < 100 {
+            let mut client = tidegate.client();
+            client.send(format!("GET / HTTP/1.1\r\nhost: service\r\nx-user-id: {}\r\n\r\n", clients.len()));
+            clients.push(client);
+        }
+        !latches(&tidegate.admin).is_empty()
+    });
 }
 
 /// A process that dies of what it is asked hangs up, and looks like one that closes idle connections; but these were busy.
@@ -295,4 +299,35 @@ fn a_new_that_hangs_up_on_busy_connections_is_taken_away() {
     let mut client = tidegate.client();
     let asked = users_ask(&mut client, 2_000, || !latches(&tidegate.admin).is_empty());
     assert!(asked < 2_000, "half of all requests failed, and it was not found");
+}
+
+/// Who is turned away at the limit says nothing of NEW, but those who get through do, as soon as their time is over.
+#[test]
+fn a_new_that_hangs_behind_a_small_limit_is_taken_away_by_those_who_get_through() {
+    let old = Backend::named("old");
+    let new = Backend::scripted(|connection| while connection.read_request().is_some() {}); // and never answers
+    let tidegate = Tidegate::start(&format!(
+        "backends:\n  v1: {{ endpoints: ['{}'] }}\n  v2: {{ endpoints: ['{}'], timeouts: {{ response: 400ms }}, \
+         limits: {{ max_connections: 2, max_wait: 50ms }} }}\n\
+         rollout: {{ old: v1, new: v2, key: header:x-user-id, percent: 100 }}\n",
+        old.url(),
+        new.url()
+    ));
+    let (address, is_over) = (tidegate.address, Arc::new(AtomicBool::new(false)));
+    let clients: Vec<_> = (0..12)
+        .map(|client| {
+            let is_over = Arc::clone(&is_over);
+            thread::spawn(move || ask_until(address, client, &is_over))
+        })
+        .collect();
+    eventually("new is taken away", || !latches(&tidegate.admin).is_empty());
+    is_over.store(true, SeqCst);
+    clients.into_iter().for_each(|client| drop(client.join().unwrap()));
+    let failures = |cause: &str| {
+        let labels = format!("rollout=\"default\",side=\"new\",cause=\"{cause}\"");
+        tidegate.metric(&format!("tidegate_upstream_failures_total{{{labels}}}"))
+    };
+    let (hung, turned_away) = (failures("response_timeout"), failures("backend_limit"));
+    assert!((5.0..10.0).contains(&hung), "{hung} of those who got through were enough");
+    assert!(turned_away > hung, "{turned_away} were turned away");
 }

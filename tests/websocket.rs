@@ -28,7 +28,7 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// A request to speak WebSocket, with more header lines.
-fn asking(lines: &str) -> String {
+pub(crate) fn asking(lines: &str) -> String {
     format!(
         "GET /chat HTTP/1.1\r\nhost: service\r\nconnection: keep-alive, Upgrade\r\nupgrade: WebSocket\r\n\
          sec-websocket-version: 13\r\nsec-websocket-key: {KEY}\r\nx-user-id: 7\r\n{lines}\r\n"
@@ -50,7 +50,7 @@ fn accept(key: &str) -> String {
 }
 
 /// A backend that agrees, and then does `script`.
-fn agreeable(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Backend {
+pub(crate) fn agreeable(script: impl Fn(&mut Connection) + Send + Sync + 'static) -> Backend {
     Backend::scripted(move |connection| {
         if agrees(connection) {
             script(connection);
@@ -73,7 +73,7 @@ fn agrees(connection: &mut Connection) -> bool {
 }
 
 /// A backend that sends back whatever it is sent.
-fn echo() -> Backend {
+pub(crate) fn echo() -> Backend {
     agreeable(send_back)
 }
 

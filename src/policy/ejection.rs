@@ -45,6 +45,7 @@ pub fn counts(failure: Failure) -> bool {
             | Failure::Certificate
             | Failure::ResponseTimeout
             | Failure::Reset
+            | Failure::Refused
             | Failure::Malformed
             | Failure::Truncated
     )

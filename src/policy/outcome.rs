@@ -39,6 +39,8 @@ pub enum Failure {
     ResponseTimeout,
     /// The connection ended before a response head.
     Reset,
+    /// A stream that the backend would not look at, or left out when it went away.
+    Refused,
     /// A kept connection was closed by the backend as it was used again: nobody's fault, and never the guard's business.
     Stale,
     /// Not an HTTP/1.1 response that could be passed on.
@@ -61,7 +63,7 @@ pub enum Failure {
 
 impl Failure {
     /// All failures, in the order of the counters.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Connect,
         Self::ConnectTimeout,
         Self::NoHttp2,
@@ -70,6 +72,7 @@ impl Failure {
         Self::Tls,
         Self::ResponseTimeout,
         Self::Reset,
+        Self::Refused,
         Self::Stale,
         Self::Malformed,
         Self::Truncated,
@@ -93,6 +96,7 @@ impl Failure {
             Self::Tls => "tls",
             Self::ResponseTimeout => "response_timeout",
             Self::Reset => "reset",
+            Self::Refused => "refused",
             Self::Stale => "stale",
             Self::Malformed => "malformed",
             Self::Truncated => "truncated",

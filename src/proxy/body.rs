@@ -59,9 +59,14 @@ pub(super) struct Kept {
     /// `None` once there was more than `most`.
     bytes: RefCell<Option<Vec<u8>>>,
     most: usize,
+    trailers: RefCell<Option<Box<HeaderMap>>>,
 }
 
 impl Kept {
+    fn new(most: usize) -> Self {
+        Self { bytes: RefCell::new(Some(Vec::new())), most, trailers: RefCell::default() }
+    }
+
     fn add(&self, data: &[u8]) {
         let mut bytes = self.bytes.borrow_mut();
         match &mut *bytes {
@@ -75,14 +80,41 @@ impl Kept {
         self.bytes.borrow().is_some()
     }
 
+    fn end(&self, trailers: &HeaderMap) {
+        *self.trailers.borrow_mut() = Some(Box::new(trailers.clone()));
+    }
+
     /// A copy of what passed by, if all of it is here.
-    fn copy(&self) -> Option<Bytes> {
-        self.bytes.borrow().as_deref().map(Bytes::copy_from_slice)
+    fn copy(&self) -> Option<Passed> {
+        let bytes = self.bytes.borrow().as_deref().map(Bytes::copy_from_slice)?;
+        Some(Passed { bytes, trailers: self.trailers.borrow().clone() })
     }
 
     /// What passed by, once.
-    pub(super) fn take(&self) -> Bytes {
-        self.bytes.take().unwrap_or_default().into()
+    pub(super) fn take(&self) -> Passed {
+        Passed { bytes: self.bytes.take().unwrap_or_default().into(), trailers: self.trailers.take() }
+    }
+}
+
+/// What has passed by, and goes the same way again.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Passed {
+    bytes: Bytes,
+    /// In a box, since hardly any request has them.
+    trailers: Option<Box<HeaderMap>>,
+}
+
+impl Passed {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.trailers.is_none()
+    }
+
+    /// Takes the next frame.
+    fn next(&mut self) -> Option<Frame<Bytes>> {
+        if self.bytes.is_empty() {
+            return self.trailers.take().map(|trailers| Frame::trailers(*trailers));
+        }
+        Some(Frame::data(std::mem::take(&mut self.bytes)))
     }
 }
 
@@ -110,7 +142,7 @@ pub(super) struct Streamed {
     /// Something of it has been taken.
     has_begun: bool,
     /// What has to be sent again before it goes on.
-    again: Bytes,
+    again: Passed,
     /// It is one of gRPC, which knows trailers, and whose clients may have nothing to say for as long as they like.
     is_call: bool,
     both: Option<Both>,
@@ -144,8 +176,8 @@ impl Wake for Pair {
 
 #[derive(Debug)]
 pub(super) struct Again {
-    bytes: Bytes,
-    is_taken: bool,
+    whole: Passed,
+    left: Passed,
     upload: Rc<Upload>,
 }
 
@@ -168,7 +200,7 @@ impl RequestBody {
             left: max.unwrap_or(u64::MAX),
             kept: None,
             has_begun: false,
-            again: Bytes::new(),
+            again: Passed::default(),
             is_call,
             both: None,
         };
@@ -176,34 +208,23 @@ impl RequestBody {
     }
 
     /// A body that has been kept.
-    pub(super) fn again(bytes: Bytes) -> (Self, Option<Rc<Upload>>) {
-        if bytes.is_empty() {
+    pub(super) fn again(whole: Passed) -> (Self, Option<Rc<Upload>>) {
+        if whole.is_empty() {
             return (Self::Empty, None);
         }
         let upload = Rc::new(Upload(Cell::new(Progress::Running)));
-        let again = Again { bytes, is_taken: false, upload: Rc::clone(&upload) };
+        let again = Again { left: whole.clone(), whole, upload: Rc::clone(&upload) };
         (Self::Again(Box::new(again)), Some(upload))
     }
 
-    /// Keeps a copy of what is streamed, unless that is certain to be more than `most` bytes.
+    /// A copy of what passes by, for as long as that is no more than `most` bytes; or the copy that is being made already, with
+    /// the size that it was given. `None` if there is nothing to be copied, or if some of it has passed by.
     pub(super) fn keep(&mut self, most: usize) -> Option<Rc<Kept>> {
         let Self::Streamed(streamed) = self else { return None };
-        if streamed.incoming.size_hint().lower() > most as u64 {
-            return None;
+        if streamed.kept.is_none() && !streamed.has_begun {
+            streamed.kept = Some(Rc::new(Kept::new(most)));
         }
-        let kept = Rc::new(Kept { bytes: RefCell::new(Some(Vec::new())), most });
-        streamed.kept = Some(Rc::clone(&kept));
-        Some(kept)
-    }
-
-    /// Makes it possible to begin it again, as long as no more than `most` bytes of it have been taken.
-    pub(super) fn keep_for_another_try(&mut self, most: usize) {
-        if let Self::Streamed(streamed) = self
-            && streamed.kept.is_none()
-            && !streamed.has_begun
-        {
-            streamed.kept = Some(Rc::new(Kept { bytes: RefCell::new(Some(Vec::new())), most }));
-        }
+        streamed.kept.clone()
     }
 
     /// Begins it again, for another connection; false if what was taken of it is not here any more.
@@ -212,7 +233,7 @@ impl RequestBody {
             Self::Empty => true,
             Self::Streamed(streamed) => streamed.rewind(),
             Self::Again(again) => {
-                again.is_taken = false;
+                again.left = again.whole.clone();
                 true
             }
         }
@@ -290,10 +311,11 @@ impl Streamed {
     }
 
     fn poll_again(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        if self.incoming.is_end_stream() {
+        let frame = self.again.next();
+        if self.again.is_empty() && self.incoming.is_end_stream() {
             self.upload.0.set(Progress::Done);
         }
-        Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.again)))))
+        Poll::Ready(frame.map(Ok))
     }
 
     fn pass_on(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
@@ -323,6 +345,9 @@ impl Streamed {
             return self.end(Progress::Done);
         };
         headers::strip_trailers(&mut trailers);
+        if let Some(kept) = &self.kept {
+            kept.end(&trailers);
+        }
         self.upload.0.set(Progress::Done);
         self.watch.stop_waiting_for(Wait::Upload);
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
@@ -331,9 +356,11 @@ impl Streamed {
 
 impl Again {
     fn poll(&mut self) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        self.upload.0.set(Progress::Done);
-        let is_taken = std::mem::replace(&mut self.is_taken, true);
-        Poll::Ready((!is_taken).then(|| Ok(Frame::data(self.bytes.clone()))))
+        let frame = self.left.next();
+        if self.left.is_empty() {
+            self.upload.0.set(Progress::Done);
+        }
+        Poll::Ready(frame.map(Ok))
     }
 }
 
@@ -353,7 +380,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Streamed(streamed) => streamed.again.is_empty() && streamed.incoming.is_end_stream(),
-            Self::Again(again) => again.is_taken,
+            Self::Again(again) => again.left.is_empty(),
         }
     }
 
@@ -361,7 +388,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Streamed(streamed) => streamed.incoming.size_hint(),
-            Self::Again(again) => SizeHint::with_exact(if again.is_taken { 0 } else { again.bytes.len() as u64 }),
+            Self::Again(again) => SizeHint::with_exact(again.left.bytes.len() as u64),
         }
     }
 }

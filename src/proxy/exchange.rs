@@ -482,7 +482,7 @@ impl Report {
         match self.failure.get() {
             Some(failure) => failure.outcome(),
             None if self.ended.get().is_some() => Outcome::Success, // all of a backend's answer came, and got through
-            None if self.client.watch.is_cut_off() => Outcome::Ours,
+            None if self.is_ended_by_us() => Outcome::Ours,
             None => Outcome::ClientGone,
         }
     }
@@ -493,10 +493,15 @@ impl Report {
         Mark { bucket, is_shielded: self.falls_back }
     }
 
-    /// How the request is counted. Who is cut off has not gone away.
+    /// Whether it ends before its time because of us: it is cut off, or a bug of ours takes it down.
+    fn is_ended_by_us(&self) -> bool {
+        self.client.watch.is_cut_off() || std::thread::panicking()
+    }
+
+    /// How the request is counted. Whose request ends because of us has not gone away.
     fn class(&self) -> Class {
         match self.class.get() {
-            Class::Aborted if self.client.watch.is_cut_off() => Class::Error,
+            Class::Aborted if self.is_ended_by_us() => Class::Error,
             class => class,
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
-use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONNECTION, CONTENT_LENGTH, DATE, EXPECT};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Frame};
@@ -33,7 +33,7 @@ use super::watch::{Opened, Wait, Watch};
 use crate::config::Limits;
 use crate::gather::Gathered;
 use crate::policy::grpc::Status;
-use crate::upstream::{Duplex, Incoming};
+use crate::upstream::{Demand, Duplex, Heard, Incoming, Patience, Presence, Vigil};
 
 /// How a client begins that speaks HTTP/2 without having asked (RFC 9113 §3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -57,17 +57,18 @@ const CUT_OFF: &str = "The call was cut off.";
 
 /// How often the streams are looked over for what is overdue.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often a client whose requests take long is asked whether it is still there, and how long it may take to say so.
-const PING_EVERY: Duration = Duration::from_secs(30);
-const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves requests until either side has enough.
 pub(super) async fn serve(wire: Wire, client: &Rc<Client>) {
     let watch = &client.watch;
+    let wire = Heard::new(wire);
+    let signs = wire.signs();
     let wire = Gathered::new(wire);
     let begun = builder(&client.worker.view().snapshot.limits).handshake(wire.clone());
-    let Ok(Ok(connection)) = timeout(watch.timeouts.header, begun).await else { return };
-    let mut serving = Serving::new(connection, wire, client);
+    let Ok(Ok(mut connection)) = timeout(watch.timeouts.header, begun).await else { return };
+    let pings = connection.ping_pong().expect("nobody has asked for it before");
+    let vigil = Vigil::new(pings, signs, Patience::WITH_CLIENT, Instant::now());
+    let mut serving = Serving { connection, wire, client, is_leaving: false, vigil, outbox: Rc::default() };
     poll_fn(|cx| serving.poll(cx)).await;
     let Serving { connection, wire, .. } = serving;
     drop(connection);
@@ -92,8 +93,8 @@ fn builder(limits: &Limits) -> Builder {
 
 /// A connection that is being served.
 struct Serving<'a> {
-    connection: Connection<Gathered<Wire>, Piece>,
-    wire: Gathered<Wire>,
+    connection: Connection<Gathered<Heard<Wire>>, Piece>,
+    wire: Gathered<Heard<Wire>>,
     client: &'a Rc<Client>,
     /// It has been told that there will be no more requests.
     is_leaving: bool,
@@ -101,13 +102,7 @@ struct Serving<'a> {
     outbox: Rc<Outbox>,
 }
 
-impl<'a> Serving<'a> {
-    fn new(mut connection: Connection<Gathered<Wire>, Piece>, wire: Gathered<Wire>, client: &'a Rc<Client>) -> Self {
-        let pings = connection.ping_pong().expect("nobody has asked for it before");
-        let vigil = Vigil { pings, asked_at: None, heard_at: Instant::now() };
-        Self { connection, wire, client, is_leaving: false, vigil, outbox: Rc::default() }
-    }
-
+impl Serving<'_> {
     /// Ready once the connection has ended, or has to.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let served = self.poll_streams(cx);
@@ -121,6 +116,10 @@ impl<'a> Serving<'a> {
         let watch = &self.client.watch;
         loop {
             match self.connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((_, respond)))) if watch.is_toyed_with() => {
+                    self.refuse(respond);
+                    continue;
+                }
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     begin(self.client, request, respond, Rc::clone(&self.outbox));
                     continue;
@@ -138,7 +137,7 @@ impl<'a> Serving<'a> {
                     let now = Instant::now();
                     watch.stop_waiting();
                     watch.look_over_streams(now);
-                    if self.vigil.is_gone(cx, now) {
+                    if self.vigil.look(cx, now, Demand::Running) == Presence::Gone {
                         return Poll::Ready(());
                     }
                 }
@@ -146,6 +145,14 @@ impl<'a> Serving<'a> {
                 Poll::Ready(_) => self.leave(),
                 Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+
+    /// Has the client go elsewhere with this and all that follows.
+    fn refuse(&mut self, mut respond: SendResponse<Piece>) {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        if !self.is_leaving {
+            self.leave();
         }
     }
 
@@ -164,29 +171,6 @@ impl<'a> Serving<'a> {
         };
         if !watch.waits_for(wait) {
             watch.wait_until(wait, Instant::now() + after);
-        }
-    }
-}
-
-/// Whether the client is still there while its requests run (RFC 9113 §6.7).
-struct Vigil {
-    pings: PingPong,
-    asked_at: Option<Instant>,
-    heard_at: Instant,
-}
-
-impl Vigil {
-    fn is_gone(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
-        if self.asked_at.is_some() && self.pings.poll_pong(cx).is_ready() {
-            (self.asked_at, self.heard_at) = (None, now);
-        }
-        match self.asked_at {
-            Some(asked_at) => now - asked_at >= PONG_WITHIN,
-            None if now - self.heard_at >= PING_EVERY => {
-                self.asked_at = Some(now);
-                self.pings.send_ping(Ping::opaque()).is_err()
-            }
-            None => false,
         }
     }
 }

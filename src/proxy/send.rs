@@ -17,7 +17,7 @@ use super::headers::{self, Coding, ResponseSurvey};
 use super::respond::Refusal;
 use super::upgrade::{Verdict, Wish};
 use super::watch::Wait;
-use super::worker::{Pool, View};
+use super::worker::{Group, Pool, View};
 use crate::metrics::Failure;
 use crate::policy::grpc::Status;
 use crate::policy::shield::is_repeatable;
@@ -53,7 +53,7 @@ pub(super) type Tried = Result<Answer, Trouble>;
 /// Why there is no answer.
 #[derive(Debug)]
 pub(super) enum Trouble {
-    /// Not a byte of the request was sent: it may go over another connection.
+    /// Not a byte of the request was sent, or nobody has looked at it: it may go over another connection.
     Unsent(Failure, Box<Request<RequestBody>>),
     /// The client's body broke.
     Client(Progress),
@@ -83,66 +83,81 @@ pub(super) async fn send(
     let group = attempt.view.group(attempt.backend);
     group.request_comes();
     let client = report.client.origin.peer.stated();
-    let (mut refusals, mut stale) = (0, 0);
+    let mut again = Again::default();
     loop {
         let obtained = match attempt.wish {
             Some(_) => Box::pin(group.obtain_passage(client, attempt.begun)).await,
-            None => group.obtain(client, attempt.begun, stale > 0).await,
+            None => group.obtain(client, attempt.begun, again.stale > 0).await,
         };
         let Obtained { channel, pool, at } = match obtained {
             Ok(obtained) => obtained,
             Err(failure) => return Err(unsent(report, failure, Box::new(request))),
         };
         attempt.begun = at;
-        let is_stream = matches!(channel, Channel::Http2(_));
-        let may_go_elsewhere = if is_stream { refusals < MAX_REFUSALS } else { channel.is_reused() };
-        prepare(&mut request, &channel, pool.pool());
-        channel.read_at_once(room_for_one_of(report.client.watch.requests_then()));
-        if let Some(wish) = attempt.wish {
-            if !channel.may_become_passage() {
-                report.failed(Failure::Malformed);
-                return Err(Trouble::NoTunnel);
-            }
-            wish.ask(&mut request, is_stream);
-        }
-        let spare = spare(attempt, &channel, &request, upload.as_ref());
+        prepare(report, attempt, &mut request, &channel, pool.pool())?;
+        let was_kept = channel.is_reused();
+        let race = channel.unused_since().filter(|since| has_rested(attempt, *since)).map(|_| attempt.begun + RACE);
+        let spare = if race.is_some() { spare(&request, upload.as_ref()) } else { None };
         let mut link = Link::new(channel, pool, upload.clone());
-        request = match await_head(report, attempt, &mut link, request).await {
+        let trouble = match await_head(report, attempt, &mut link, request, race).await {
             Ok(response) => {
                 link.answered(response.status().as_u16());
                 return receive(report, attempt, response, link);
             }
-            Err(Trouble::Unsent(_, request)) if may_go_elsewhere => {
-                refusals += usize::from(is_stream);
-                *request
-            }
+            Err(trouble) => trouble,
+        };
+        if let Trouble::Backend(failure) = trouble {
+            link.pool().blame(failure);
+        }
+        request = match again.after(trouble, group, was_kept, spare) {
+            Ok(request) => *request,
+            Err(Trouble::Backend(failure)) => return Err(failed(report, failure)),
             Err(Trouble::Unsent(failure, request)) => {
                 link.pool().blame(failure);
                 return Err(unsent(report, failure, request));
-            }
-            Err(Trouble::Backend(failure)) => {
-                link.pool().blame(failure);
-                drop(link); // its place is free for the next one
-                let spare = spare.filter(|_| failure == Failure::Stale && group.may_retry(failure, stale));
-                let Some(spare) = spare else { return Err(failed(report, failure)) };
-                stale += 1;
-                *spare
             }
             Err(trouble) => return Err(trouble),
         };
     }
 }
 
-/// A copy of a request that may be sent once more if the backend is closing this connection at this moment: only one that has
-/// rested may be, so that a busy connection costs no copies. Nothing is kept of a body.
-fn spare(
-    attempt: Attempt<'_>,
-    channel: &Channel<RequestBody>,
-    request: &Request<RequestBody>,
-    upload: Option<&Rc<Upload>>,
-) -> Option<Box<Request<RequestBody>>> {
-    let may_be_closing = channel.unused_since().is_some_and(|since| has_rested(attempt, since));
-    if !may_be_closing || upload.is_some() || !is_repeatable(request.method().as_str(), false) {
+/// How often a request was sent once more, and why.
+#[derive(Clone, Copy, Debug, Default)]
+struct Again {
+    refusals: usize,
+    stale: usize,
+}
+
+impl Again {
+    /// The request as it is sent once more, or the trouble if it is not. `spare` is a copy, if it may be sent twice.
+    fn after(
+        &mut self,
+        trouble: Trouble,
+        group: &Group,
+        was_kept: bool,
+        spare: Option<Box<Request<RequestBody>>>,
+    ) -> Result<Box<Request<RequestBody>>, Trouble> {
+        match (trouble, spare) {
+            (Trouble::Unsent(Failure::Refused, request), _) if group.may_ask_again(self.refusals, self.stale) => {
+                self.refusals += 1;
+                Ok(request)
+            }
+            (Trouble::Unsent(_, request), _) if was_kept => Ok(request),
+            (Trouble::Backend(Failure::Stale), Some(spare))
+                if group.may_retry(Failure::Stale, self.stale + self.refusals.saturating_sub(1)) =>
+            {
+                self.stale += 1;
+                Ok(spare)
+            }
+            (trouble, _) => Err(trouble),
+        }
+    }
+}
+
+/// A copy of a request that may be sent once more if the backend is closing this connection at this moment. Nothing is kept of a
+/// body.
+fn spare(request: &Request<RequestBody>, upload: Option<&Rc<Upload>>) -> Option<Box<Request<RequestBody>>> {
+    if upload.is_some() || !is_repeatable(request.method().as_str(), false) {
         return None;
     }
     let mut copy = Request::new(RequestBody::Empty);
@@ -152,9 +167,6 @@ fn spare(
     copy.headers_mut().clone_from(request.headers());
     Some(Box::new(copy))
 }
-
-/// How often a request that a backend has refused to look at is sent once more.
-const MAX_REFUSALS: usize = 2;
 
 /// Bytes of a request body that are kept while a backend may still refuse to look at it.
 const KEPT_FOR_ANOTHER_TRY: usize = 16 << 10;
@@ -170,14 +182,28 @@ fn room_for_one_of(requests: usize) -> u64 {
     share.max(READ_FOR_ONE_OF_MANY) as u64 - 1
 }
 
-/// What differs by what the request goes over: a stream may be refused after it has begun, and only there anybody looks at
-/// `te` (RFC 9113 §8.2.2).
-fn prepare(request: &mut Request<RequestBody>, channel: &Channel<RequestBody>, pool: &Pool) {
+/// What differs by what the request goes over: a stream may be refused after it has begun, only there anybody looks at `te`
+/// (RFC 9113 §8.2.2), and another protocol is asked for in another way.
+fn prepare(
+    report: &Report,
+    attempt: Attempt<'_>,
+    request: &mut Request<RequestBody>,
+    channel: &Channel<RequestBody>,
+    pool: &Pool,
+) -> Result<(), Trouble> {
+    channel.read_at_once(room_for_one_of(report.client.watch.requests_then()));
     match channel {
-        Channel::Http2(_) => request.body_mut().keep_for_another_try(KEPT_FOR_ANOTHER_TRY),
+        Channel::Http2(_) => drop(request.body_mut().keep(KEPT_FOR_ANOTHER_TRY)),
         Channel::Http1(_) if pool.endpoint().may_speak_http2() => drop(request.headers_mut().remove(TE)),
         Channel::Http1(_) => {}
     }
+    let Some(wish) = attempt.wish else { return Ok(()) };
+    if !channel.may_become_passage() {
+        report.failed(Failure::Malformed);
+        return Err(Trouble::NoTunnel);
+    }
+    wish.ask(request, matches!(channel, Channel::Http2(_)));
+    Ok(())
 }
 
 fn unsent(report: &Report, failure: Failure, request: Box<Request<RequestBody>>) -> Trouble {
@@ -193,26 +219,39 @@ fn failed(report: &Report, failure: Failure) -> Trouble {
     Trouble::Backend(failure)
 }
 
-/// Sends the request and waits for the head of the answer, driving the connection meanwhile.
+/// Sends the request and waits for the head of the answer, driving the connection meanwhile. `race` is there if the backend may be
+/// closing the connection at this moment: a connection that is open after it was not being closed.
 async fn await_head(
     report: &Report,
     attempt: Attempt<'_>,
     link: &mut Link,
     request: Request<RequestBody>,
+    mut race: Option<Instant>,
 ) -> Result<Response<Incoming>, Trouble> {
     let watch = &report.client.watch;
     let patience = patience(report, link.pool());
+    let mut looks_again = true;
     let mut sending = pin!(link.channel.send(request));
     let response = poll_fn(|cx| {
+        let is_race_over = race.is_some_and(|until| until <= Instant::now());
+        if is_race_over && !watch.waits_for(Wait::Upload) {
+            watch.waits_anew(); // it was only to look
+        }
         if watch.has_expired(Wait::Response) {
             return Poll::Ready(None);
         }
         if let Poll::Ready(response) = link.channel.poll_answer(sending.as_mut(), cx) {
             return Poll::Ready(Some(response));
         }
+        if is_race_over {
+            // Looked at, since the clock alone may tell that we are late; and twice, since a process that stood still does what
+            // is due before it hears of what came meanwhile.
+            race = std::mem::take(&mut looks_again).then(|| Instant::now() + LOOK_AGAIN);
+        }
         if !watch.waits() {
             let from = if link.has_upload() { Instant::now() } else { attempt.begun };
-            watch.wait_until(Wait::Response, by_the_deadline(report, from + patience));
+            let deadline = by_the_deadline(report, from + patience);
+            watch.wait_until(Wait::Response, race.map_or(deadline, |race| race.min(deadline)));
         }
         Poll::Pending
     })
@@ -222,8 +261,9 @@ async fn await_head(
         None => Err(Trouble::Backend(if is_overdue(report) { Failure::Grpc } else { Failure::ResponseTimeout })),
         Some(Ok(response)) => Ok(response),
         Some(Err(SendError { fault, unsent })) => match unsent.and_then(from_the_beginning) {
+            Some(request) if fault == Fault::Refused => Err(Trouble::Unsent(Failure::Refused, request)),
             Some(request) => Err(Trouble::Unsent(Failure::Reset, request)),
-            None => Err(diagnose(attempt, link, fault)),
+            None => Err(diagnose(link, fault, race.is_some())),
         },
     }
 }
@@ -249,27 +289,27 @@ fn from_the_beginning(mut request: Box<Request<RequestBody>>) -> Option<Box<Requ
     request.body_mut().rewind().then_some(request)
 }
 
-/// A backend that closes a kept connection as a request arrives does so within a round trip. One that takes longer had the
-/// request, and failed it.
-const RACE: Duration = Duration::from_millis(50);
+/// A backend that closes a kept connection as a request arrives has done so before it has heard of the request, and we know within
+/// a round trip. This is longer than one to anywhere, than a lost packet takes to be sent again, and than a container stands
+/// still that has used up its share of the processor. One that takes longer had the request, and failed it.
+const RACE: Duration = Duration::from_millis(250);
+/// When it is looked at once more after that.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// For how long a connection has to have rested before a backend may have closed it for that: shorter than any usual
 /// keep-alive. A backend that hangs up on a busy connection has failed what it was asked.
 const REST: Duration = Duration::from_secs(1);
 
-fn diagnose(attempt: Attempt<'_>, link: &Link, fault: Fault) -> Trouble {
+/// What a request has met that got no answer. `may_be_closing` says that the backend may have closed the connection because
+/// nobody used it, at the moment at which it was used again.
+fn diagnose(link: &Link, fault: Fault, may_be_closing: bool) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
         _ if fault == Fault::OnlyHttp2 => Trouble::Backend(Failure::OnlyHttp2),
         _ if fault == Fault::Malformed => Trouble::Backend(Failure::Malformed),
-        _ if may_have_been_idle(attempt, link) => Trouble::Backend(Failure::Stale),
+        _ if fault == Fault::Refused => Trouble::Backend(Failure::Refused),
+        _ if may_be_closing && !link.channel.has_answered() => Trouble::Backend(Failure::Stale),
         _ => Trouble::Backend(Failure::Reset),
     }
-}
-
-/// Whether the backend may have closed the connection because nobody used it, at the moment at which it was used again.
-fn may_have_been_idle(attempt: Attempt<'_>, link: &Link) -> bool {
-    let has_rested = link.channel.rested_since().is_some_and(|since| has_rested(attempt, since));
-    has_rested && attempt.begun.elapsed() < RACE
 }
 
 fn has_rested(attempt: Attempt<'_>, unused_since: Instant) -> bool {
@@ -372,6 +412,9 @@ fn of_backend(failure: Failure) -> Refusal {
         }
         Failure::Reset | Failure::Stale => {
             (StatusCode::BAD_GATEWAY, "connection_terminated", "The backend closed the connection.")
+        }
+        Failure::Refused => {
+            (StatusCode::BAD_GATEWAY, "connection_terminated", "The backend would not look at the request.")
         }
         Failure::OwnLimit => {
             (StatusCode::SERVICE_UNAVAILABLE, "connection_limit_reached", "No more connections can be opened.")

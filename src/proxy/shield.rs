@@ -10,6 +10,7 @@ use std::sync::Arc;
 use http::header::HOST;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use hyper::body::Body as _;
 use tokio::time::Instant;
 
 use super::body::{Kept, RequestBody, Upload};
@@ -135,6 +136,9 @@ impl Shield {
 impl Spare {
     /// `None` if the body is too large to be kept.
     fn of(request: &mut Request<RequestBody>, has_body: bool, max_body: usize) -> Option<Box<Self>> {
+        if request.body().size_hint().lower() > max_body as u64 {
+            return None;
+        }
         let body = if has_body { Some(request.body_mut().keep(max_body)?) } else { None };
         let (mut head, ()) = Request::new(()).into_parts();
         head.method = request.method().clone();
@@ -149,8 +153,7 @@ impl Spare {
     }
 
     fn request(self) -> (Request<RequestBody>, Option<Rc<Upload>>) {
-        let bytes = self.body.map(|body| body.take()).unwrap_or_default();
-        let (body, upload) = RequestBody::again(bytes);
+        let (body, upload) = RequestBody::again(self.body.map(|body| body.take()).unwrap_or_default());
         (Request::from_parts(self.head, body), upload)
     }
 }

@@ -22,6 +22,11 @@ const DOZE_AFTER: Duration = Duration::from_millis(200);
 /// Bytes of an answer that one run of a connection's task passes on before others have their turn.
 const ALLOWANCE: usize = 1 << 20;
 
+/// A stream that its client takes back within this time was hardly meant.
+const HASTE: Duration = Duration::from_secs(1);
+/// So many streams may be of that kind, whatever the others are like.
+const JUDGED_FROM: u32 = 500;
+
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wait {
@@ -100,6 +105,9 @@ pub(super) struct Watch {
     streams: RefCell<Slab<Rc<Watch>>>,
     /// How many requests the connection had when this one began, with itself.
     requests_then: Cell<usize>,
+    /// Streams that ever were, and those of them that were taken back in [`HASTE`].
+    begun: Cell<u32>,
+    taken_back: Cell<u32>,
     /// What a stream waits for is overdue.
     overdue: Cell<bool>,
 }
@@ -143,6 +151,8 @@ impl Watch {
             waker: RefCell::new(None),
             streams: RefCell::default(),
             requests_then: Cell::new(1),
+            begun: Cell::new(0),
+            taken_back: Cell::new(0),
             overdue: Cell::new(false),
         }
     }
@@ -373,9 +383,17 @@ impl Watch {
 
     /// Another stream of this connection, until what is returned is dropped.
     pub(super) fn open(self: &Rc<Self>, stream: Rc<Self>) -> Opened {
+        self.begun.set(self.begun.get().saturating_add(1));
         let mut streams = self.streams.borrow_mut();
         stream.requests_then.set(streams.len() + 1);
         Opened { connection: Rc::clone(self), at: streams.insert(stream) }
+    }
+
+    /// Whether the client has taken back most of what it has asked for, right away: each of those may have cost a backend a
+    /// connection. As much as Envoy bears, and no less is usual.
+    pub(super) fn is_toyed_with(&self) -> bool {
+        let (begun, taken_back) = (self.begun.get(), self.taken_back.get());
+        taken_back > begun / 2 && begun >= JUDGED_FROM
     }
 
     /// How many requests the connection had when this one began, with itself: 1 for a connection that has one at a time.
@@ -483,7 +501,10 @@ pub(super) struct Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.connection.streams.borrow_mut().remove(self.at);
+        let stream = self.connection.streams.borrow_mut().remove(self.at);
+        if stream.client_left() && stream.idle_since.get().elapsed() < HASTE {
+            self.connection.taken_back.set(self.connection.taken_back.get().saturating_add(1));
+        }
     }
 }
 

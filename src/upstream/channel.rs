@@ -43,6 +43,8 @@ pub enum Fault {
     OnlyHttp2,
     /// The connection or the stream ended.
     Ended,
+    /// The backend would not look at the stream.
+    Refused,
 }
 
 impl<B> SendError<B> {
@@ -146,14 +148,11 @@ where
         }
     }
 
-    /// Whether an earlier request went over this connection, and nothing has come back since: if it closes now, that may be
-    /// the backend's idle timeout. Gives since when it had been unused.
-    pub fn rested_since(&self) -> Option<Instant> {
+    /// Whether anything has come back since a request was handed over, as far as that can be told.
+    pub fn has_answered(&self) -> bool {
         match self {
-            Self::Http1(connection) if connection.is_reused() && !connection.has_answered() => {
-                Some(connection.idle_since())
-            }
-            Self::Http1(_) | Self::Http2(_) => None,
+            Self::Http1(connection) => connection.has_answered(),
+            Self::Http2(_) => true,
         }
     }
 

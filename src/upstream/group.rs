@@ -114,6 +114,18 @@ where
         true
     }
 
+    /// Whether a request that a backend would not look at may be sent once more, after that was so `refusals` times before and it
+    /// was sent so many times more for other reasons. If so, that is counted. The first time costs nothing: a backend that goes
+    /// away crosses what is sent to it (what gRPC calls a transparent retry, A6). From then on it is a retry as any other, or a
+    /// backend that has too much to do would get twice as much.
+    pub fn may_ask_again(&self, refusals: usize, retries: usize) -> bool {
+        if refusals == 0 {
+            self.state.retried(Failure::Refused);
+            return true;
+        }
+        self.may_retry(Failure::Refused, refusals - 1 + retries)
+    }
+
     // -- a connection for a request
 
     /// A connection for `client` to the endpoint that is to have the next request: a kept one unless it is to be `new`, or one that is opened.
@@ -239,14 +251,29 @@ where
 
     async fn open(&self, pool: &Rc<Pool<B>>, client: Stated, now: Instant, new: bool) -> Result<Obtained<B>, Failure> {
         let lease = Lease::of(pool);
-        let joined = if pool.is_shared() { Some(pool.join().await?) } else { None };
-        let _dialing = match joined {
-            Some(Joined::Stream(stream)) => {
-                return Ok(Obtained { channel: Channel::Http2(stream), pool: lease, at: Instant::now() });
+        if !pool.is_shared() {
+            return self.open_another(lease, client, now, new).await;
+        }
+        match pool.join().await? {
+            Joined::Stream(stream) => Ok(Obtained { channel: Channel::Http2(stream), pool: lease, at: Instant::now() }),
+            Joined::Dial(dialing) => {
+                let opened = self.open_another(lease, client, now, new).await;
+                if let Err(failure) = &opened {
+                    dialing.failed(*failure);
+                }
+                opened
             }
-            Some(Joined::Dial(dialing)) => Some(dialing),
-            None => None,
-        };
+        }
+    }
+
+    /// Opens one, or takes what becomes free before that may be.
+    async fn open_another(
+        &self,
+        lease: Lease<B>,
+        client: Stated,
+        now: Instant,
+        new: bool,
+    ) -> Result<Obtained<B>, Failure> {
         let slot = match self.state.slots.take() {
             Some(slot) => slot,
             None => match self.wait(client, now, new).await? {
@@ -256,8 +283,8 @@ where
                 Turn::Slot(slot) => slot,
             },
         };
-        let dialed = pool.dial(client, slot).await;
-        dialed.map(|channel| Obtained { channel, pool: lease, at: Instant::now() }).map_err(|error| found(pool, &error))
+        let channel = lease.pool().dial(client, slot).await.map_err(|error| found(lease.pool(), &error))?;
+        Ok(Obtained { channel, pool: lease, at: Instant::now() })
     }
 
     /// Waits until a connection is free, or may be opened. One that is kept to another endpoint is as good.

@@ -11,17 +11,18 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
+use h2::{Reason, RecvStream, SendStream};
 use http::header::{HOST, TRANSFER_ENCODING};
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Bytes, Frame};
 use tokio::task::{spawn_local, unconstrained};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::http1::AbortOnDrop;
 use super::incoming::{BrokenOff, Incoming};
 use super::passage::Passage;
+use super::vigil::{Demand, Heard, Patience, Presence, Vigil};
 use super::{Answered, Duplex, Fault, SendError, Socket};
 use crate::capacity::Slot;
 use crate::gather::Gathered;
@@ -36,10 +37,8 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS;
 const SEND_BUFFER: usize = 64 << 10;
 /// Interim (1xx) responses that a backend may send before the real one. More are an attack or a bug.
 const MAX_INTERIM: usize = 8;
-/// How often a backend whose connection is in use is asked whether it is still there.
-const PING_EVERY: Duration = Duration::from_secs(30);
-/// How long it may take to say so.
-const PONG_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether the backend is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// A connection to a backend that requests share.
 #[derive(Debug)]
@@ -54,8 +53,10 @@ pub(super) struct Connection {
 struct State {
     /// Streams in use.
     streams: Cell<usize>,
-    /// It is over.
-    ended: Cell<bool>,
+    /// One has begun since it was last looked whether the backend is there.
+    has_begun: Cell<bool>,
+    /// It takes no more requests: it is over, or the backend does not say that it is still there.
+    closed: Cell<bool>,
     /// When the last stream ended, or when it was made.
     idle_since: Cell<Instant>,
 }
@@ -72,6 +73,9 @@ impl Connection {
         max_header_size: usize,
         slot: Slot,
     ) -> Result<Self, h2::Error> {
+        socket.mind_silence();
+        let socket = Heard::new(socket);
+        let signs = socket.signs();
         let socket = Gathered::new(socket);
         let (sender, mut connection) = h2::client::Builder::new()
             .enable_push(false)
@@ -88,9 +92,12 @@ impl Connection {
             Poll::Pending => Poll::Pending,
         })
         .await?;
-        let (streams, ended, idle_since) = (Cell::new(0), Cell::new(false), Cell::new(Instant::now()));
-        let state = Rc::new(State { streams, ended, idle_since });
-        spawn_local(unconstrained(drive(connection, socket, Rc::clone(&state), slot)));
+        let now = Instant::now();
+        let (streams, has_begun, closed) = (Cell::new(0), Cell::new(false), Cell::new(false));
+        let state = Rc::new(State { streams, has_begun, closed, idle_since: Cell::new(now) });
+        let pings = connection.ping_pong().expect("nobody has asked for it before");
+        let vigil = Vigil::new(pings, signs, Patience::WITH_BACKEND, now);
+        spawn_local(unconstrained(drive(connection, socket, vigil, Rc::clone(&state), slot)));
         Ok(Self { sender, scheme, state })
     }
 
@@ -106,6 +113,7 @@ impl Connection {
         }
         let sender = self.open_sender()?;
         self.state.streams.set(self.state.streams.get() + 1);
+        self.state.has_begun.set(true);
         Some(Box::new(Stream {
             sender,
             scheme: self.scheme.clone(),
@@ -119,7 +127,7 @@ impl Connection {
         }))
     }
 
-    /// Whether it takes more requests: it lives, and the backend has not said that it is going away.
+    /// Whether it takes more requests: it lives, as far as is known, and the backend has not said that it is going away.
     pub(super) fn is_open(&self) -> bool {
         self.open_sender().is_some()
     }
@@ -127,7 +135,12 @@ impl Connection {
     fn open_sender(&self) -> Option<SendRequest<Bytes>> {
         let mut sender = self.sender.clone();
         let ready = sender.poll_ready(&mut Context::from_waker(Waker::noop()));
-        (!self.state.ended.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
+        (!self.state.closed.get() && !matches!(ready, Poll::Ready(Err(_)))).then_some(sender)
+    }
+
+    /// Whether nobody uses it and nobody may: the backend takes no streams on it at this moment (RFC 9113 §6.5.2).
+    pub(super) fn is_useless(&self) -> bool {
+        self.state.streams.get() == 0 && self.max_streams() == 0
     }
 
     /// Since when nobody has used it; `None` while somebody does.
@@ -136,14 +149,12 @@ impl Connection {
     }
 }
 
-type Http2 = h2::client::Connection<Gathered<Socket>, Bytes>;
+/// The socket as h2 has it.
+type Wire = Gathered<Heard<Socket>>;
+type Http2 = h2::client::Connection<Wire, Bytes>;
 
 /// Reads and writes for all streams; ready once the connection has ended.
-fn poll_connection(
-    connection: &mut Http2,
-    socket: &Gathered<Socket>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), h2::Error>> {
+fn poll_connection(connection: &mut Http2, socket: &Wire, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
     let ended = Pin::new(connection).poll(cx);
     match socket.poll_send(cx) {
         Poll::Ready(Err(_)) => Poll::Ready(Err(Reason::INTERNAL_ERROR.into())),
@@ -152,25 +163,32 @@ fn poll_connection(
 }
 
 /// Reads and writes for all streams until the connection ends: by itself, once nobody can use it any more.
-async fn drive(mut connection: Http2, socket: Gathered<Socket>, state: Rc<State>, slot: Slot) {
-    let pings = connection.ping_pong().expect("nobody has asked for it before");
-    let mut silence = pin!(silence(pings, &state));
+async fn drive(mut connection: Http2, socket: Wire, vigil: Vigil, state: Rc<State>, slot: Slot) {
+    let mut gone = pin!(gone(vigil, &state));
     poll_fn(|cx| match poll_connection(&mut connection, &socket, cx) {
-        Poll::Pending => silence.as_mut().poll(cx),
+        Poll::Pending => gone.as_mut().poll(cx),
         Poll::Ready(_whoever_waits_is_told) => Poll::Ready(()),
     })
     .await;
-    state.ended.set(true);
-    drop(connection); // first: whoever gets the slot may open another one at once
+    state.closed.set(true);
+    drop((connection, socket)); // first: whoever gets the slot may open another one at once
     drop(slot);
 }
 
-/// Ends when the other side is not there any more: it owes an answer, and does not even answer a ping (RFC 9113 §6.7).
-async fn silence(mut pings: PingPong, state: &State) {
+/// Ends when the other side is not there any more. As soon as that is in doubt, requests that have not begun go elsewhere: those
+/// that have may still be answered.
+async fn gone(mut vigil: Vigil, state: &State) {
     loop {
-        sleep(PING_EVERY).await;
-        if state.streams.get() > 0 && !matches!(timeout(PONG_WITHIN, pings.ping(Ping::opaque())).await, Ok(Ok(_))) {
-            return;
+        sleep(LOOK_EVERY).await;
+        let demand = match (state.has_begun.take(), state.streams.get()) {
+            (true, _) => Demand::More, // be it that it has not been waited for
+            (false, 0) => Demand::Nothing,
+            (false, _) => Demand::Running,
+        };
+        match poll_fn(|cx| Poll::Ready(vigil.look(cx, Instant::now(), demand))).await {
+            Presence::Likely => {}
+            Presence::Doubtful => state.closed.set(true),
+            Presence::Gone => return,
         }
     }
 }
@@ -228,7 +246,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
                 self.spare = Some(head);
                 self.upload = Some(Upload { body, stream, piece: Bytes::new(), is_done });
             }
-            Err(_) => self.failed = Some(SendError::unsent(Fault::Ended, head.map(|()| body))),
+            Err(_) => self.failed = Some(SendError::unsent(Fault::Refused, head.map(|()| body))),
         }
     }
 
@@ -303,7 +321,7 @@ impl<B: Body<Data = Bytes> + Unpin> Stream<B> {
         let fault = if error.is_library() { Fault::Malformed } else { Fault::Ended };
         match (self.spare.take(), self.upload.take()) {
             (Some(head), Some(upload)) if error.is_remote() && (is_refused || is_left_out) => {
-                SendError::unsent(fault, head.map(|()| upload.body))
+                SendError::unsent(Fault::Refused, head.map(|()| upload.body))
             }
             _ => fault.into(),
         }

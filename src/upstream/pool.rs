@@ -7,7 +7,7 @@ use std::task::Context;
 
 use hyper::body::{Body, Bytes};
 use tokio::sync::Notify;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 
 use super::channel::Channel;
 use super::connect::{ConnectError, Connected, connect};
@@ -36,6 +36,7 @@ pub struct Pool<B: Body + 'static> {
     dialing: Cell<usize>,
     waiting: Cell<usize>,
     dialed: Notify,
+    failed: Cell<Option<Failed>>,
     /// Whether connections to this endpoint are shared, as far as is known.
     shares: Cell<bool>,
     streams_each: Cell<usize>,
@@ -100,6 +101,7 @@ where
             dialing: Cell::default(),
             waiting: Cell::default(),
             dialed: Notify::new(),
+            failed: Cell::default(),
             streams_each: Cell::new(STREAMS_EACH),
             retired: Cell::default(),
             worker,
@@ -161,31 +163,32 @@ where
     /// there are requests to fill them. Where others wait for the right to open one, there is nothing to wait for.
     ///
     /// # Errors
-    /// When that takes longer than the endpoint's connect timeout.
+    /// What others have failed with meanwhile, if that takes longer than the endpoint's connect timeout. As long as nobody has
+    /// failed, who is about to make one is waited for, which ends in its time: it may have begun late.
     pub(super) async fn join(&self) -> Result<Joined<'_, B>, Failure> {
         let waiting = Counted::new(&self.waiting);
-        let stream = async {
-            loop {
-                let dialed = self.dialed.notified();
-                if let Some(stream) = self.claim() {
-                    return Some(stream);
-                }
-                let are_enough = self.waiting.get() <= self.dialing.get() * self.streams_each.get();
-                if !are_enough || self.line.slots.waiting() > 0 {
-                    return None;
-                }
-                dialed.await;
+        let since = Instant::now();
+        let deadline = since + self.endpoint.timeouts.connect;
+        loop {
+            let dialed = self.dialed.notified();
+            if let Some(stream) = self.claim() {
+                return Ok(Joined::Stream(stream));
             }
-        };
-        match timeout(self.endpoint.timeouts.connect, stream).await {
-            Ok(Some(stream)) => Ok(Joined::Stream(stream)),
-            Ok(None) => {
+            let failed = self.failed.get().filter(|failed| failed.at >= since).map(|failed| failed.with);
+            if let Some(failure) = failed
+                && deadline <= Instant::now()
+            {
+                return Err(failure);
+            }
+            let are_enough = self.waiting.get() <= self.dialing.get() * self.streams_each.get();
+            if !are_enough || self.line.slots.waiting() > 0 {
                 let dialing = Counted::new(&self.dialing);
-                Ok(Joined::Dial(Dialing { _waiting: waiting, _dialing: dialing, dialed: &self.dialed }))
+                return Ok(Joined::Dial(Dialing { _waiting: waiting, _dialing: dialing, pool: self }));
             }
-            // What they waited for may itself have waited for the right to be opened.
-            Err(_) if self.line.slots.waiting() > 0 => Err(Failure::BackendLimit),
-            Err(_) => Err(Failure::ConnectTimeout),
+            match failed {
+                None => dialed.await,
+                Some(_) => drop(timeout_at(deadline, dialed).await),
+            }
         }
     }
 
@@ -219,7 +222,9 @@ where
                 self.streams_each.set(connection.max_streams());
                 let stream = connection.claim().ok_or(ConnectError::Closed)?;
                 if !self.retired.get() {
-                    self.shared.borrow_mut().push(connection);
+                    let mut shared = self.shared.borrow_mut();
+                    shared.retain(|other| !other.is_useless()); // this one is in its place
+                    shared.push(connection);
                 }
                 Ok(Channel::Http2(stream))
             }
@@ -321,6 +326,7 @@ fn in_words(failure: Failure) -> Option<&'static str> {
     Some(match failure {
         Failure::ResponseTimeout => "it did not begin to answer in time (timeouts.response)",
         Failure::Reset => "it closed the connection before it answered",
+        Failure::Refused => "it refuses to look at requests (REFUSED_STREAM)",
         Failure::Malformed => "its answer is not HTTP",
         Failure::OnlyHttp2 => "it speaks HTTP/2, which takes `protocol: h2` of the backend",
         Failure::Truncated => "its answer broke off",
@@ -349,20 +355,34 @@ pub(super) enum Joined<'a, B: Body + 'static> {
     /// A stream.
     Stream(Box<http2::Stream<B>>),
     /// The turn to make a connection.
-    Dial(Dialing<'a>),
+    Dial(Dialing<'a, B>),
 }
 
 /// A connection is being made. However that ends, whoever waits for it looks again.
-pub(super) struct Dialing<'a> {
+pub(super) struct Dialing<'a, B: Body + 'static> {
     _waiting: Counted<'a>,
     _dialing: Counted<'a>,
-    dialed: &'a Notify,
+    pool: &'a Pool<B>,
 }
 
-impl Drop for Dialing<'_> {
-    fn drop(&mut self) {
-        self.dialed.notify_waiters();
+impl<B: Body + 'static> Dialing<'_, B> {
+    /// There will be none.
+    pub(super) fn failed(self, with: Failure) {
+        self.pool.failed.set(Some(Failed { at: Instant::now(), with }));
     }
+}
+
+impl<B: Body + 'static> Drop for Dialing<'_, B> {
+    fn drop(&mut self) {
+        self.pool.dialed.notify_waiters();
+    }
+}
+
+/// The last connection that was to be shared and could not be made.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    at: Instant,
+    with: Failure,
 }
 
 /// A request's place at an endpoint: while it lives, the request runs there.

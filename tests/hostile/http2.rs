@@ -152,6 +152,45 @@ fn streams_that_are_taken_back_one_by_one_free_the_backend_each_time() {
 }
 
 #[test]
+fn who_takes_back_most_of_what_it_asks_for_is_sent_elsewhere_and_what_it_wants_is_answered() {
+    const TAKEN_BACK: u32 = 499;
+    let (backend, _) = keeping();
+    let process = process(&backend);
+    let mut client = Framed::connect(process.address, &[]);
+    client.send(&Frame::headers(1, 0, &request("POST", "/warm")));
+    for n in 1..=TAKEN_BACK {
+        client.send(&Frame::get(odd(n), "/kept"));
+        assert!(client.is_alive(), "it may do so for a while");
+        client.send(&Frame::reset(odd(n), CANCEL));
+    }
+    client.send(&Frame::get(odd(TAKEN_BACK + 1), "/refused"));
+    assert!(client.until(|frame| frame.kind == GOAWAY && frame.code() == 0).is_some(), "it is told to go elsewhere");
+    client.send(&Frame::data(1, END_STREAM, ""));
+    assert!(
+        client.until(|frame| frame.stream == 1 && frame.flags & END_STREAM != 0).is_some(),
+        "what runs is answered"
+    );
+    assert!(!backend.text().contains("/refused"), "and nothing else");
+    client.end();
+    eventually("the backend works for nobody", || backend.open_connections() <= 2);
+    assert_serves_others(&process, "most were taken back");
+}
+
+#[test]
+fn who_takes_back_some_of_what_it_asks_for_is_served() {
+    let (backend, _) = keeping();
+    let process = process(&backend);
+    let mut client = Framed::connect(process.address, &[]);
+    for n in (0..1_500).step_by(3) {
+        client.send(&Frame::get(odd(n), "/kept"));
+        assert_eq!(client.send(&Frame::get(odd(n + 1), "/warm")).outcome(odd(n + 1)).status(), Some(200));
+        assert_eq!(client.send(&Frame::get(odd(n + 2), "/warm")).outcome(odd(n + 2)).status(), Some(200));
+        client.send(&Frame::reset(odd(n), CANCEL));
+    }
+    assert!(client.is_alive());
+}
+
+#[test]
 fn streams_that_we_are_made_to_reset_end_the_connection() {
     type Misdeed = fn(u32) -> Vec<u8>;
     let misdeeds: [(&str, Misdeed); 4] = [

@@ -211,6 +211,8 @@ fn a_stream_that_a_client_takes_back_is_taken_back_from_the_backend() {
             for uploading in [false, true] {
                 let tidegate = Tidegate::start(&config);
                 let running = || tidegate.metric("tidegate_inflight_requests{rollout=\"\",side=\"\"}");
+                let arrived = || http1.connections() + http2.heads().len();
+                let before = arrived();
                 run(async {
                     let mut client = Client::connect(tidegate.address).await;
                     let (response, mut upload) = client.begin(request(Method::POST, path, &[]), !uploading).await;
@@ -219,7 +221,7 @@ fn a_stream_that_a_client_takes_back_is_taken_back_from_the_backend() {
                         assert_eq!(answer.data().await.unwrap().unwrap(), "hello");
                     } else {
                         eventually_here(&format!("the backend has {path}, uploading {uploading}, {config}"), || {
-                            running() == 1.0
+                            arrived() > before && running() == 1.0
                         })
                         .await;
                     }

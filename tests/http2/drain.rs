@@ -2,6 +2,7 @@
 
 use std::net::TcpStream;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tidegate::app::Signal;
@@ -10,7 +11,7 @@ use tokio::sync::Notify;
 use super::before;
 use crate::support::backend::{Backend, ok};
 use crate::support::http2::{self, Client, Exchange, get, read, run, send};
-use crate::support::{Tidegate, eventually_here};
+use crate::support::{PATIENCE, Tidegate, eventually, eventually_here};
 
 #[test]
 fn a_process_that_leaves_lets_streams_finish_and_takes_no_new_ones() {
@@ -74,4 +75,25 @@ fn what_runs_for_too_long_is_cut_off() {
         assert!(response.await.is_err());
     });
     tidegate.wait();
+}
+
+#[test]
+fn a_backend_that_does_not_begin_keeps_a_process_that_leaves_for_no_longer_than_its_timeout() {
+    let backend = Backend::scripted(|connection| while connection.read_more().is_some() {});
+    let config = format!(
+        "listen: 127.0.0.1:0\nadmin: {{ address: 127.0.0.1:0 }}\nworkers: 1\n\
+         shutdown: {{ readiness_delay: 0s, drain_timeout: 1m }}\nroutes: [{{ backend: only }}]\nbackends:\n  \
+         only: {{ endpoints: ['{}'], protocol: h2, timeouts: {{ connect: 1s }} }}\n",
+        backend.url()
+    );
+    let mut tidegate = Tidegate::start_whole(&config);
+    let mut client = tidegate.client();
+    client.send("GET / HTTP/1.1\r\nhost: service\r\n\r\n");
+    eventually("it is spoken to", || backend.text().starts_with("PRI"));
+    let begun = Instant::now();
+    tidegate.signal(Signal::Leave);
+    assert_eq!(client.answer().status, 504);
+    drop(client);
+    tidegate.wait();
+    assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
 }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -9,15 +10,17 @@ use std::thread;
 use rustls::{ServerConfig, ServerConnection};
 
 use super::PATIENCE;
+use super::claims::Claims;
 
 /// What came over one connection so far.
 type Record = Arc<Mutex<Vec<u8>>>;
 
-/// A listening backend. It lives until the test ends.
+/// A listening backend. It lives until the test ends, which fails if something that its script claims was not so.
 pub struct Backend {
     pub address: SocketAddr,
     recorded: Arc<Mutex<Vec<Record>>>,
     open: Arc<AtomicUsize>,
+    claims: Claims,
 }
 
 impl Backend {
@@ -73,22 +76,27 @@ impl Backend {
         let address = listener.local_addr().unwrap();
         let recorded: Arc<Mutex<Vec<_>>> = Arc::default();
         let open = Arc::new(AtomicUsize::new(0));
+        let claims = Claims::default();
         let (script, records, opened) = (Arc::new(script), Arc::clone(&recorded), Arc::clone(&open));
+        let of_scripts = claims.clone();
         thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let bytes = Arc::new(Mutex::new(Vec::new()));
                 records.lock().unwrap().push(Arc::clone(&bytes));
                 let (script, opened) = (Arc::clone(&script), Arc::clone(&opened));
+                let claims = of_scripts.clone();
                 opened.fetch_add(1, SeqCst);
                 thread::spawn(move || {
                     let mut connection = Connection { stream, tls: None, bytes, unread: Vec::new() };
-                    script(&mut connection);
+                    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| script(&mut connection))) {
+                        claims.refuted_by(&*panic);
+                    }
                     drop(connection); // first: who waits for the count goes by what is closed
                     opened.fetch_sub(1, SeqCst);
                 });
             }
         });
-        Self { address, recorded, open }
+        Self { address, recorded, open, claims }
     }
 
     pub fn url(&self) -> String {
@@ -118,6 +126,12 @@ impl Backend {
     /// The requests that came, in order within a connection.
     pub fn requests(&self) -> Vec<Request> {
         self.bytes().iter().flat_map(|bytes| parse_all(bytes)).collect()
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.claims.hold();
     }
 }
 

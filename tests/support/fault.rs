@@ -30,7 +30,8 @@ pub enum Fault {
     Finish,
     /// Nothing more comes this way, and nothing is taken from the sender. The other way goes on.
     Stall,
-    /// Nothing more comes either way, not even the news that somebody has gone.
+    /// Nothing more comes either way, not even the news that somebody has gone: the systems at both ends send what they have
+    /// and ask whether anybody is there, and hear nothing.
     Vanish,
     /// The receiver gets these bytes as well, once a connection.
     Noise(Vec<u8>),
@@ -159,6 +160,7 @@ async fn join(here: TcpStream, there: SocketAddr, plan: watch::Receiver<Plan>, c
     for stream in [&here, &there] {
         stream.set_nodelay(true).unwrap();
     }
+    let ends = [&here, &there].map(|stream| (stream.local_addr().unwrap(), stream.peer_addr().unwrap()));
     let (from_here, to_here) = here.into_split();
     let (from_there, to_there) = there.into_split();
     let mut going = Pipe { way: Way::There, from: from_here, to: to_there, plan: plan.clone(), counts, passed: 0 };
@@ -169,7 +171,41 @@ async fn join(here: TcpStream, there: SocketAddr, plan: watch::Receiver<Plan>, c
             reset(to.as_ref());
             to.forget(); // or it would first end in good order
         }),
-        Err(End::Vanished) => std::future::pending().await, // holding both, until the line ends
+        Err(End::Vanished) => {
+            eventually_confirmed(&ends).await;
+            for to in [&going.to, &coming.to] {
+                vanish(to.as_ref());
+            }
+            std::future::pending::<()>().await; // holding both, until the line ends
+        }
+    }
+}
+
+/// From now on its system takes no packet in, be it a question or the end, and confirms none.
+fn vanish(stream: &TcpStream) {
+    const RETURN: u16 = 0x06; // so many bytes of each packet
+    socket2::SockRef::from(stream).attach_filter(&[socket2::SockFilter::new(RETURN, 0, 0, 0)]).unwrap();
+}
+
+/// Waits until all that was sent over these connections (ours, theirs) is confirmed: what is not would be sent again and again
+/// by somebody who is not there.
+async fn eventually_confirmed(ends: &[(SocketAddr, SocketAddr)]) {
+    let as_listed = |address: &SocketAddr| match address {
+        SocketAddr::V4(address) => {
+            format!("{:08X}:{:04X}", u32::from_le_bytes(address.ip().octets()), address.port())
+        }
+        SocketAddr::V6(_) => panic!("lines are of IPv4"),
+    };
+    let lines: Vec<String> = ends.iter().map(|(ours, theirs)| [as_listed(ours), as_listed(theirs)].join(" ")).collect();
+    loop {
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        // After the addresses come the state and how much waits to be confirmed.
+        let waits = |line: &&str| line.split(' ').nth(4).is_some_and(|queue| !queue.starts_with("00000000:"));
+        let mut ours = table.lines().filter(|line| lines.iter().any(|ends| line.contains(ends.as_str())));
+        if !ours.any(|line| waits(&line.trim_start())) {
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
     }
 }
 

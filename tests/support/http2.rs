@@ -16,10 +16,11 @@ use h2::{RecvStream, SendStream};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::runtime::Builder;
-use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::task::{JoinError, JoinHandle, LocalSet, spawn_local};
 use tokio::time::timeout;
 
 use super::PATIENCE;
+use super::claims::Claims;
 use super::frames::{ACK, END_HEADERS, END_STREAM, Frame, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS};
 
 /// Runs a story that awaits. The test fails if it does not come to its end.
@@ -163,12 +164,14 @@ impl Exchange {
 
 type Script = dyn Fn(Exchange) -> Pin<Box<dyn Future<Output = ()>>> + Send + Sync;
 
-/// A backend that speaks HTTP/2 and does what a story says, stream by stream. It lives until the test ends.
+/// A backend that speaks HTTP/2 and does what a story says, stream by stream. It lives until the test ends, which fails if
+/// something that its script claims was not so.
 pub struct Backend {
     pub address: SocketAddr,
     heads: Arc<Mutex<Vec<Parts>>>,
     connections: Arc<AtomicUsize>,
     open: Arc<AtomicUsize>,
+    claims: Claims,
 }
 
 impl Backend {
@@ -189,9 +192,16 @@ impl Backend {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let backend = Self { address, heads: Arc::default(), connections: Arc::default(), open: Arc::default() };
+        let backend = Self {
+            address,
+            heads: Arc::default(),
+            connections: Arc::default(),
+            open: Arc::default(),
+            claims: Claims::default(),
+        };
         let (heads, connections, open) =
             (Arc::clone(&backend.heads), Arc::clone(&backend.connections), Arc::clone(&backend.open));
+        let claims = backend.claims.clone();
         let script: Arc<Script> = Arc::new(move |exchange| Box::pin(script(exchange)));
         std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -203,8 +213,9 @@ impl Backend {
                     open.fetch_add(1, SeqCst);
                     let (builder, script, heads, open) =
                         (Rc::clone(&builder), Arc::clone(&script), Arc::clone(&heads), Arc::clone(&open));
+                    let claims = claims.clone();
                     spawn_local(async move {
-                        serve(&builder, stream, &*script, &heads).await;
+                        serve(&builder, stream, (&*script, &claims), &heads).await;
                         open.fetch_sub(1, SeqCst);
                     });
                 }
@@ -234,17 +245,28 @@ impl Backend {
     }
 }
 
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.claims.hold();
+    }
+}
+
 async fn serve(
     builder: &h2::server::Builder,
     stream: tokio::net::TcpStream,
-    script: &Script,
+    (script, claims): (&Script, &Claims),
     heads: &Mutex<Vec<Parts>>,
 ) {
     let Ok(mut connection) = builder.handshake::<_, Bytes>(stream).await else { return };
     while let Some(Ok((request, respond))) = connection.accept().await {
         let (head, body) = request.into_parts();
         heads.lock().unwrap().push(head.clone());
-        spawn_local(script(Exchange { head, body, respond }));
+        let (script, claims) = (spawn_local(script(Exchange { head, body, respond })), claims.clone());
+        spawn_local(async move {
+            if let Err(Ok(panic)) = script.await.map_err(JoinError::try_into_panic) {
+                claims.refuted_by(&*panic);
+            }
+        });
     }
 }
 

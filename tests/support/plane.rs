@@ -83,6 +83,14 @@ impl Plane {
         self.published.load_full()
     }
 
+    /// Puts something in force that nothing in tidegate would make.
+    pub fn publish_wrong(&mut self, change: impl FnOnce(&mut Snapshot)) {
+        let revision = self.published.load().revision + 1;
+        let mut snapshot = Snapshot::build(&self.config, revision, SystemTime::now(), &self.registry, &self.overlay);
+        change(&mut snapshot);
+        self.published.store(Arc::new(snapshot));
+    }
+
     /// What is in force.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.published.load_full()

@@ -171,7 +171,8 @@ impl Default for BackendLimits {
 
 /// How often a request that has done nothing yet is sent once more: to another endpoint if one takes no connection, or over a
 /// new connection if a kept one was closed by the backend at that moment and the request may be repeated (RFC 9110 section
-/// 9.2.2) and has no body.
+/// 9.2.2) and has no body. A stream that the backend would not look at is sent once more without being counted, and from the
+/// second time on like these.
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Retries {
