@@ -326,6 +326,7 @@ fn in_words(failure: Failure) -> Option<&'static str> {
     Some(match failure {
         Failure::ResponseTimeout => "it did not begin to answer in time (timeouts.response)",
         Failure::Reset => "it closed the connection before it answered",
+        Failure::Refused => "it refuses to look at requests (REFUSED_STREAM)",
         Failure::Malformed => "its answer is not HTTP",
         Failure::OnlyHttp2 => "it speaks HTTP/2, which takes `protocol: h2` of the backend",
         Failure::Truncated => "its answer broke off",
