@@ -33,6 +33,9 @@ use crate::snapshot::Snapshot;
 
 /// How long the end of the process waits for webhooks to take what is queued for them.
 const LAST_MESSAGES: Duration = Duration::from_secs(2);
+/// How long it waits for workers to say their last words and to write the log of what they have cut off: they take half a second
+/// at most, on a machine that is not too busy.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Why the process cannot start, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -372,12 +375,13 @@ async fn leave(
         }
         std::future::pending::<()>().await; // nobody is left who could ask
     };
+    let mut threads = task::spawn(joined(threads));
     let drained = async {
         tokio::time::sleep(shutdown.readiness_delay).await;
         ending.send_replace(Ending::Draining);
         tracing::info!(deadline = ?shutdown.drain_timeout, "draining");
-        match tokio::time::timeout(shutdown.drain_timeout, joined(threads)).await {
-            Ok(()) => tracing::info!("drained"),
+        match tokio::time::timeout(shutdown.drain_timeout, &mut threads).await {
+            Ok(_) => tracing::info!("drained"),
             Err(_) => tracing::warn!("the drain's deadline has passed; cutting off what still runs"),
         }
     };
@@ -389,6 +393,9 @@ async fn leave(
         }
     };
     ending.send_replace(Ending::Now);
+    if !threads.is_finished() {
+        let _some_may_be_stuck = tokio::time::timeout(LAST_WORDS, threads).await;
+    }
     last
 }
 

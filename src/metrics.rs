@@ -11,6 +11,7 @@ pub mod process;
 pub mod shield;
 pub mod tally;
 pub mod tls;
+mod trouble;
 mod webhook;
 pub mod window;
 
@@ -21,8 +22,10 @@ use std::time::{Duration, Instant};
 
 pub use exposition::{CONTENT_TYPE, ConfigGauges, GuardGauges, RolloutGauges, Scrape, StateGauges, TlsGauges, render};
 pub use histogram::{Distribution, Histogram};
+pub use trouble::Trouble;
 pub use webhook::{Delivery, WebhookMeters};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Notify, watch};
 use tracing_appender::non_blocking::ErrorCounter;
 
@@ -177,6 +180,8 @@ pub struct Shard {
     failures: [Counter; Failure::ALL.len()],
     /// By [`Status::number`].
     calls: [Counter; Status::ALL.len()],
+    /// Requests that failed by what the config calls a failure, and not by their status.
+    hidden: Counter,
     started: Counter,
     ended: Counter,
     duration: Histogram,
@@ -214,6 +219,11 @@ impl Shard {
     /// The backend failed a request, or did not take it.
     pub fn fail(&self, failure: Failure) {
         self.failures[failure as usize].increment();
+    }
+
+    /// A request that ends well by its status has failed all the same.
+    pub fn hide_failure(&self) {
+        self.hidden.increment();
     }
 
     /// A call of gRPC has ended like this.
@@ -266,11 +276,12 @@ impl Series {
         self.0.iter().map(|shard| shard.ended.get()).sum()
     }
 
-    /// Requests so far that ended with a 5xx, or without an answer.
+    /// Requests so far that ended with a 5xx, without an answer, or with what the config calls a failure.
     #[must_use]
     pub fn failed(&self) -> u64 {
         let failed = [Class::ServerError, Class::Error];
-        Why::ALL.iter().flat_map(|why| failed.map(|class| self.requests(*why, class))).sum()
+        let shown: u64 = Why::ALL.iter().flat_map(|why| failed.map(|class| self.requests(*why, class))).sum();
+        shown + self.0.iter().map(|shard| shard.hidden.get()).sum::<u64>()
     }
 
     /// Requests so far that the backend has answered, whatever it said.
@@ -447,8 +458,12 @@ pub struct Registry {
     pub connections_refused: AtomicU64,
     /// Connections that were closed because they did not begin with the PROXY header that was expected of them.
     pub proxy_protocol_errors: AtomicU64,
+    /// Second since `epoch`, from 1, in which people were last told of one of them; 0 if they never were.
+    proxy_protocol_told: AtomicU64,
     /// Names of backends that could not be looked up when they should have been.
     pub dns_failures: AtomicU64,
+    /// Names of backends that have no address, and why.
+    pub nowhere: ArcSwap<BTreeMap<String, String>>,
 }
 
 /// Lines of the access log that are not in it.
@@ -505,8 +520,20 @@ impl Registry {
             accept_errors: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
             proxy_protocol_errors: AtomicU64::new(0),
+            proxy_protocol_told: AtomicU64::new(0),
             dns_failures: AtomicU64::new(0),
+            nowhere: ArcSwap::default(),
         }
+    }
+
+    /// A connection did not begin with the PROXY header that was expected of it. Tells whether people are to hear of this one: of
+    /// one a minute.
+    pub fn count_not_introduced(&self, now: Instant) -> bool {
+        self.proxy_protocol_errors.fetch_add(1, Relaxed);
+        let second = now.saturating_duration_since(self.epoch).as_secs() + 1;
+        let told = self.proxy_protocol_told.load(Relaxed);
+        let is_due = told == 0 || second >= told + 60;
+        is_due && self.proxy_protocol_told.compare_exchange(told, second, Relaxed, Relaxed).is_ok()
     }
 
     /// With an access log that counts in `dropped` the lines that are not in it.

@@ -265,6 +265,8 @@ pub struct Backend {
     pub name: String,
     /// Its endpoints, one for each address of each name; none while no name has any.
     pub endpoints: Vec<Endpoint>,
+    /// The names among its endpoints that have no address.
+    pub nowhere: Vec<String>,
     /// Its host, for a request that names none.
     pub host: HeaderValue,
     /// How requests are spread over its endpoints.
@@ -602,12 +604,19 @@ fn backend(
     };
     let endpoints = |address| places(address, addresses).into_iter().map(move |at| endpoint(address, at));
     let endpoints: Vec<Endpoint> = written.endpoints.iter().flat_map(endpoints).collect();
+    let lost = written.endpoints.iter().filter(|endpoint| places(endpoint, addresses).is_empty());
+    let nowhere = lost.filter_map(|endpoint| match &endpoint.address {
+        Address::Tcp { host, .. } => Some(host.clone()),
+        Address::Unix(_) => None,
+    });
+    let nowhere = nowhere.collect();
     // A single one is never taken out for what it fails.
     let ejection = written.ejection.filter(|_| endpoints.len() > 1);
     endpoints.iter().for_each(|endpoint| endpoint.state.watch(ejection.map(|rules| rules.consecutive_failures)));
     Backend {
         name: name.to_owned(),
         endpoints,
+        nowhere,
         host: HeaderValue::from_str(&written.endpoints[0].authority())
             .expect("a checked endpoint has a host of visible ASCII"),
         balance: written.balance,

@@ -33,6 +33,9 @@ pub enum Fault {
     /// Whole PEM, perhaps, but of something else.
     #[error("there is no certificate in it")]
     NoCertificate,
+    /// The same where the authorities should stand by whom somebody is known.
+    #[error("there is no certificate of an authority in it")]
+    NoAuthority,
     /// A certificate that cannot be read.
     #[error("the certificate cannot be read: {0}")]
     Certificate(String),
@@ -45,6 +48,9 @@ pub enum Fault {
     /// Whole PEM, perhaps, but of something else.
     #[error("there is no private key in it")]
     NoKey,
+    /// The key is there, and only who knows a password can read it.
+    #[error("the private key is encrypted, and nobody can be asked for its password")]
+    EncryptedKey,
     /// A private key of a kind that nobody can use.
     #[error("the private key cannot be used: {0}")]
     Key(String),
@@ -66,7 +72,10 @@ impl Fault {
         match self {
             Self::Pem(_) => Some("the file has to hold all of its BEGIN and END lines"),
             Self::NoCertificate => Some("it has to hold BEGIN CERTIFICATE, the server's own certificate first"),
-            Self::NoKey => Some("it has to hold BEGIN PRIVATE KEY; a key that is encrypted cannot be read"),
+            Self::NoAuthority => Some("it has to hold BEGIN CERTIFICATE of each authority that is to be trusted"),
+            Self::Expired(_) => Some("put the renewed certificate in its place, with its chain"),
+            Self::NoKey => Some("it has to hold BEGIN PRIVATE KEY"),
+            Self::EncryptedKey => Some("write it without one: openssl pkey -in KEY -out NEW_KEY"),
             Self::NotYetValid(_) => Some("is the clock of this machine right?"),
             Self::NotAPair => Some("the first certificate of the file has to be the one that was issued for this key"),
             _ => None,
@@ -76,7 +85,7 @@ impl Fault {
     /// Whether the key is to blame rather than the certificate.
     #[must_use]
     pub fn is_of_key(&self) -> bool {
-        matches!(self, Self::NoKey | Self::Key(_) | Self::NotAPair)
+        matches!(self, Self::NoKey | Self::EncryptedKey | Self::Key(_) | Self::NotAPair)
     }
 }
 

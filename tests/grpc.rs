@@ -275,6 +275,71 @@ fn a_call_that_is_cut_off_is_told_to_go_elsewhere() {
     });
 }
 
+/// What tidegate, alone before a service at `address`, ends calls with that run for longer than its drain may take.
+fn leaves_at_once(address: std::net::SocketAddr) -> Tidegate {
+    Tidegate::start_whole(&format!(
+        "listen: 127.0.0.1:0\nadmin: {{ address: 127.0.0.1:0 }}\nworkers: 1\naccess_log: access.log\n\
+         shutdown: {{ readiness_delay: 0s, drain_timeout: 200ms }}\n{}",
+        before(address, "")
+    ))
+}
+
+#[test]
+fn a_call_that_outlasts_the_drain_is_told_and_its_line_is_in_the_log() {
+    let service = service(&[]);
+    let mut tidegate = leaves_at_once(service.address);
+    let address = tidegate.address.to_string();
+    let mut client = python("grpc_client.py", &[&address, "broken", "UNAVAILABLE", "The call was cut off."]);
+    let mut client = client.stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = BufReader::new(client.stdout.take().unwrap()).lines();
+    assert_eq!(said.next().unwrap().unwrap(), "begun");
+    tidegate.signal(Signal::Leave);
+    assert!(client.wait().unwrap().success());
+    tidegate.wait();
+    assert_eq!(logged(&tidegate), [[json!(200), json!(14), json!("error")]]);
+}
+
+#[test]
+fn calls_that_outlast_the_drain_are_all_told_on_their_connection() {
+    let backend = http2::Backend::doing(|mut exchange: Exchange| async move {
+        if exchange.head.uri.path() == "/begun" {
+            let mut answer = exchange.respond.send_response(Response::new(()), false).unwrap();
+            send(&mut answer, "begun".into(), false).await.unwrap();
+            let _until_the_end = std::future::poll_fn(|cx| answer.poll_reset(cx)).await;
+        } else {
+            let _until_the_end = std::future::poll_fn(|cx| exchange.respond.poll_reset(cx)).await;
+        }
+    });
+    let mut tidegate = leaves_at_once(backend.address);
+    run(async {
+        let mut client = Client::connect(tidegate.address).await;
+        let mut begun = Vec::new();
+        for _ in 0..20 {
+            begun.push(client.begin(call("/begun", &[]), false).await.0.await.unwrap());
+        }
+        let waiting = client.begin(call("/waiting", &[]), true).await.0;
+        eventually_here("all run", || backend.heads().len() == 21).await;
+        tidegate.signal_from_here(Signal::Leave).await;
+        for begun in begun {
+            let told = read(begun).await.unwrap();
+            assert_eq!(told.trailers.unwrap()["grpc-status"], "14");
+        }
+        assert_eq!(waiting.await.unwrap().headers()["grpc-status"], "14");
+        client.driver.await.unwrap().unwrap();
+    });
+    tidegate.wait();
+    let lines = logged(&tidegate);
+    assert_eq!(lines.len(), 21);
+    assert!(lines.iter().all(|[_, status, class]| (status, class) == (&json!(14), &json!("error"))), "{lines:?}");
+}
+
+/// Of each line of the access log the status, that of gRPC, and the class.
+fn logged(tidegate: &Tidegate) -> Vec<[serde_json::Value; 3]> {
+    let text = std::fs::read_to_string(tidegate.dir.path().join("access.log")).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    lines.map(|line| ["status", "grpc_status", "class"].map(|key| line[key].clone())).collect()
+}
+
 #[test]
 fn a_call_that_ends_without_a_status_has_not_ended_well() {
     let backend = http2::Backend::doing(|exchange: Exchange| exchange.answer("an answer"));
@@ -348,6 +413,19 @@ fn a_new_whose_calls_fail_is_taken_away() {
         let all = does(&tidegate, "calls", &["100", "hello"]);
         assert_eq!(all.trim(), "[('OK', 100)]", "{always}");
     }
+}
+
+#[test]
+fn calls_that_fail_are_failures_in_status_too() {
+    let (_old, _new, tidegate) = split("fail 13 broken");
+    eventually("some are on new", || {
+        does(&tidegate, "calls", &["20", "hello"]);
+        let sides = tidegate.admin("/api/v1/status").json()["rollouts"][0]["sides"].clone();
+        let (new, failed) = (sides["new"]["requests"].as_u64(), sides["new"]["failures"].as_u64());
+        assert_eq!(new, failed);
+        assert_eq!(sides["old"]["failures"], 0);
+        new > Some(0)
+    });
 }
 
 #[test]

@@ -224,3 +224,22 @@ fn a_switch_does_not_lead_to_a_name_without_an_address() {
     assert_eq!(refused.status, 409, "{}", refused.text());
     assert!(refused.text().contains("none of its names has an address"), "{}", refused.text());
 }
+
+#[test]
+fn a_backend_that_is_nowhere_is_told_everywhere() {
+    let nobody = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // and gone again
+    let tidegate = Tidegate::start(&format!(
+        "dns: {{ servers: [\"{nobody}\"], timeout: 500ms }}\n\
+         backends: {{ only: {{ endpoints: [\"http://ledger.test:80\"] }} }}\n\
+         routes: [{{ match: {{}}, backend: only }}]\n"
+    ));
+    let told = || tidegate.admin("/api/v1/status").json()["backends"][0]["nowhere"][0].clone();
+    let why = format!("ledger.test: the name server {nobody} cannot be reached");
+    eventually("it is told why", || told() == why.as_str());
+    for count in ["endpoints", "healthy_endpoints"] {
+        let series = format!("tidegate_backend_{count}{{backend=\"only\"}}");
+        let text = tidegate.admin("/metrics").text();
+        assert!(text.lines().any(|line| line == format!("{series} 0")), "{count}: {text}");
+    }
+    assert_eq!(tidegate.client().get("/", &[]).status, 503);
+}

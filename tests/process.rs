@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use tokio::task::JoinSet;
 
+use crate::support::backend::{Request, ok};
 use crate::support::process::{Process, own_address, run_to_the_end, whole};
 use crate::support::proxy::{single, split};
 use crate::support::{Backend, Client, Gate, eventually, http2};
@@ -27,6 +28,40 @@ fn silent() -> Backend {
 #[track_caller]
 fn eventually_on_new(client: &mut Client, user: u32) {
     eventually("the new percent is in force", || client.get_as(user).header("x-backend") == Some("new"));
+}
+
+// -- what the log tells
+
+#[test]
+fn a_backend_that_fails_is_in_the_log_once_and_so_is_its_return() {
+    let address = own_address();
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let config = format!(
+        "{SHUTDOWN}backends: {{ only: {{ endpoints: [\"http://{address}\"] }} }}\n\
+         routes: [{{ match: {{}}, backend: only }}]\n"
+    );
+    let tidegate = Process::start_as(&config, |command| {
+        command.stdout(Stdio::null()).stderr(File::create(&log).unwrap());
+    });
+    let lines = |part: &str| fs::read_to_string(&log).unwrap().lines().filter(|line| line.contains(part)).count();
+    let failing = "an endpoint fails requests: cannot connect: Connection refused";
+    for _ in 0..5 {
+        assert_eq!(tidegate.client().get("/", &[]).status, 502);
+    }
+    eventually("it is told", || lines(failing) == 1);
+    let status: serde_json::Value = serde_json::from_str(&tidegate.done(&["status", "-o", "json"])).unwrap();
+    let told = status["backends"][0]["endpoint_list"][0]["trouble"].as_str().unwrap();
+    assert!(told.starts_with("cannot connect: Connection refused"), "{told}");
+    assert!(tidegate.done(&["status"]).contains(&format!("{address}: {told}")), "status shows it");
+    let answer = |_: &Request| ok(&[], b"back");
+    let _backend = Backend::answering_at(address, answer).unwrap();
+    eventually("it is told that it is back", || {
+        assert_eq!(tidegate.client().get("/", &[]).text(), "back");
+        lines("an endpoint answers again") == 1
+    });
+    assert_eq!(lines(failing), 1);
+    assert!(!tidegate.done(&["status"]).contains("cannot connect"));
 }
 
 // -- signals

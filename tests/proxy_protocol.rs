@@ -1,12 +1,15 @@
 //! The PROXY header in front of a client's connection: who is believed, what it changes, and what is closed. And the one that
 //! tidegate sends to backends.
 
+use std::fs::File;
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use rustls::ClientConfig;
 
 use crate::support::backend::{Connection, ok};
+use crate::support::process::{BINARY, own_address};
 use crate::support::tls::{Authority, Caller, session};
 use crate::support::{Backend, Client, Tidegate, eventually, proxy::single, relay};
 
@@ -348,4 +351,38 @@ fn a_look_at_a_backend_is_for_nobody() {
     assert_eq!(client.get("/", &[]).text(), "green");
     let header = header_of(&client, &tidegate);
     assert_eq!(looks.lock().unwrap().last(), Some(&header));
+}
+
+#[test]
+fn a_balancer_that_the_config_forgets_is_in_the_log_once() {
+    let backend = Backend::named("old");
+    let dir = tempfile::tempdir().unwrap();
+    let (address, log) = (own_address(), dir.path().join("log"));
+    let config = format!(
+        "listeners: [{{ address: \"{address}\", proxy_protocol: true }}]\nadmin: {{ address: \"{}\" }}\n\
+         trusted_proxies: [10.0.0.0/8]\n{}",
+        own_address(),
+        single(&backend)
+    );
+    std::fs::write(dir.path().join("tidegate.yaml"), config).unwrap();
+    let mut tidegate = Command::new(BINARY)
+        .args(["run", "-c", "tidegate.yaml"])
+        .current_dir(dir.path())
+        .stdin(Stdio::null())
+        .stderr(File::create(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let told = || std::fs::read_to_string(&log).unwrap().matches("a connection was closed at its PROXY header").count();
+    eventually("it is told", || {
+        let _until_it_listens = TcpStream::connect(address);
+        told() > 0
+    });
+    for _ in 0..5 {
+        assert!(Client::connect(address).is_closed());
+    }
+    let text = std::fs::read_to_string(&log).unwrap();
+    tidegate.kill().unwrap();
+    tidegate.wait().unwrap();
+    assert!(text.contains("peer=\"127.0.0.1\"") && text.contains("trusted_proxies"), "{text}");
+    assert_eq!(told(), 1, "{text}");
 }

@@ -765,12 +765,12 @@ fn a_backend_that_cannot_be_trusted_is_not_asked() {
     let by_another = Authority::new("backends").issue(&["localhost"]);
     let ca = [("ca.pem", &*authority.pem())].map(|(name, text)| (name, text.to_owned()));
     let ca: Vec<(&str, &str)> = ca.iter().map(|(name, text)| (*name, text.as_str())).collect();
-    for (why, identity, tls) in [
-        ("expired", &expired, "ca: ca.pem"),
-        ("of another name", &of_another, "ca: ca.pem"),
-        ("by another authority", &by_another, "ca: ca.pem"),
-        ("not by the system's", &good, ""),
-        ("not the name that is wanted", &good, "ca: ca.pem, server_name: other.test"),
+    for (why, identity, tls, words) in [
+        ("expired", &expired, "ca: ca.pem", "expired"),
+        ("of another name", &of_another, "ca: ca.pem", "\"localhost\""),
+        ("by another authority", &by_another, "ca: ca.pem", "another key has signed it"),
+        ("not by the system's", &good, "", "no authority that tidegate trusts there has issued it"),
+        ("not the name that is wanted", &good, "ca: ca.pem, server_name: other.test", "\"other.test\""),
     ] {
         let backend = secured(identity, None);
         let tidegate = before(&https(&backend, "localhost"), tls, &ca);
@@ -779,6 +779,9 @@ fn a_backend_that_cannot_be_trusted_is_not_asked() {
         let told = answer.header("proxy-status").unwrap();
         assert!(told.contains("tls_certificate_error"), "{why}: {told}");
         assert_eq!(backend.text(), "", "{why}");
+        let status = tidegate.admin("/api/v1/status").json();
+        let trouble = status["backends"][0]["endpoint_list"][0]["trouble"].as_str().unwrap();
+        assert!(trouble.starts_with("its certificate is not trusted: ") && trouble.contains(words), "{why}: {trouble}");
         let failed = "tidegate_upstream_failures_total{rollout=\"\",side=\"\",cause=\"tls_certificate\"}";
         assert_eq!(tidegate.metric(failed), 1.0, "{why}");
     }

@@ -377,3 +377,30 @@ fn a_flood_of_one_stream_leaves_room_for_the_others() {
         assert!(matches!(client.outcome(stream), Outcome::Answered(200, _)));
     }
 }
+
+#[test]
+fn a_backend_that_speaks_no_http2_is_not_said_to_be_down() {
+    let backend = Backend::scripted(|connection| {
+        connection.read_head();
+        connection.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    });
+    let tidegate = before(&backend.address.to_string(), "response: 10s");
+    let answer = tidegate.client().get("/", &[]);
+    assert_eq!(answer.status, 502);
+    assert!(answer.header("proxy-status").unwrap().contains("http_protocol_error"));
+    assert!(answer.text().contains("does not speak HTTP/2 (protocol: h2)"), "{}", answer.text());
+    assert_eq!(failures(&tidegate, "no_http2"), 1.0);
+}
+
+#[test]
+fn a_backend_that_speaks_only_http2_is_told_with_what_is_missing() {
+    let server = Server::start("h2_server.py", &[]);
+    let tidegate = Tidegate::start(&format!(
+        "backends:\n  only: {{ endpoints: ['http://{}'] }}\nroutes: [{{ backend: only }}]\n",
+        server.address
+    ));
+    let answer = tidegate.client().get("/", &[]);
+    assert_eq!(answer.status, 502);
+    assert!(answer.text().contains("The backend speaks HTTP/2 (it lacks protocol: h2)."), "{}", answer.text());
+    assert_eq!(failures(&tidegate, "only_http2"), 1.0);
+}

@@ -644,7 +644,7 @@ fn at_the_deadline_of_a_drain_a_stream_is_told_too() {
     let mut tidegate = Tidegate::before(&backend);
     let address = tidegate.address.to_string();
     let client = thread::spawn(move || foreign::done(foreign::python("websocket_h2.py", &[&address, "wait"]), LIMIT));
-    eventually("it has begun", || backend.text().contains("chat"));
+    eventually("the client knows that it has begun", || backend.text().contains("hello"));
     tidegate.signal(Signal::Leave);
     assert_eq!(client.join().unwrap().trim(), "200 closed 1001");
     tidegate.wait();

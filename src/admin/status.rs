@@ -63,6 +63,9 @@ pub struct Status {
     pub hold: Option<HoldStatus>,
     /// The routes that have a name, in the order of the file.
     pub routes: Vec<RouteStatus>,
+    /// The backends that no rollout has, by name.
+    #[serde(default)]
+    pub backends: Vec<BackendStatus>,
     /// The rollouts, by name.
     pub rollouts: Vec<RolloutStatus>,
 }
@@ -562,6 +565,9 @@ pub struct SideStatus {
     /// Each of them.
     #[serde(default)]
     pub endpoint_list: Vec<EndpointStatus>,
+    /// Names among them that have no address, each with why: `ledger.test: there is no such name`.
+    #[serde(default)]
+    pub nowhere: Vec<String>,
     /// Connections to all of them that are open.
     #[serde(default)]
     pub connections: usize,
@@ -575,12 +581,35 @@ pub struct SideStatus {
     pub requests: u64,
     /// The same a second.
     pub requests_per_second: f64,
-    /// How many of them ended with a 5xx or without an answer of the backend.
+    /// How many of them ended with a 5xx, without an answer of the backend, or with what `guard.failures` calls a failure.
     pub failures: u64,
     /// The share of those, 0 to 100; null without requests.
     pub failure_share: Option<f64>,
     /// How long they took; null without requests.
     pub latency_ms: Option<Latency>,
+}
+
+/// A backend that no rollout has.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Endpoints that get requests: neither their health checks nor failed requests speak against them.
+    pub healthy: usize,
+    /// Endpoints.
+    pub endpoints: usize,
+    /// Whether they are looked at (`health` in the config); if not, only failed requests can speak against them.
+    pub checked: bool,
+    /// Each of them.
+    pub endpoint_list: Vec<EndpointStatus>,
+    /// Names among them that have no address, each with why: `ledger.test: there is no such name`.
+    pub nowhere: Vec<String>,
+    /// Connections to all of them that are open.
+    pub connections: usize,
+    /// How many may be.
+    pub max_connections: usize,
+    /// Requests that wait for one.
+    pub pending: usize,
 }
 
 /// An endpoint of a backend.
@@ -600,6 +629,12 @@ pub struct EndpointStatus {
     pub inflight: u64,
     /// How often it was taken out because it failed requests.
     pub ejections: u64,
+    /// Why requests fail there, as the log told last; null once it answers again.
+    #[serde(default)]
+    pub trouble: Option<String>,
+    /// Since when, as RFC 3339; null if none do.
+    #[serde(default)]
+    pub failing_since: Option<String>,
 }
 
 /// An endpoint gets requests again, or gets none any more: the `health` of `/api/v1/events`.

@@ -54,8 +54,73 @@ fn findings(path: &Path, loaded: &Result<Config, ConfigError>) -> serde_json::Va
     }
 }
 
-/// What is right now and will not be for long.
+/// What is allowed and hardly meant, and what will not be right for long.
 fn warnings(config: &Config, now: SystemTime) -> Vec<String> {
+    let mut warnings = same_on_both_sides(config);
+    warnings.extend(expiring(config, now));
+    warnings.extend(nameless(config));
+    warnings.extend(places(config));
+    warnings
+}
+
+/// Rollouts whose rollback would change nothing.
+pub(super) fn same_on_both_sides(config: &Config) -> Vec<String> {
+    let addresses = |backend: &String| {
+        let mut addresses: Vec<&config::Address> =
+            config.backends[backend].endpoints.iter().map(|endpoint| &endpoint.address).collect();
+        addresses.sort();
+        addresses
+    };
+    let same = config.rollouts.iter().filter(|(_, rollout)| addresses(&rollout.old) == addresses(&rollout.new));
+    let told = |(name, _): (&String, _)| {
+        format!(
+            "old and new of the rollout {name} are the same endpoints: to go from one to the other, or back, changes nothing"
+        )
+    };
+    same.map(told).collect()
+}
+
+/// Certificates of listeners that no client takes for any host: browsers and libraries look at nothing but these names.
+fn nameless(config: &Config) -> Vec<String> {
+    let pairs = config.listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.pairs);
+    let files: Vec<&Path> = pairs.map(|pair| pair.certificate.as_path()).collect();
+    let has_none = |(path, certificate): &(&Path, &Certificate)| files.contains(path) && !certificate.has_names;
+    let told = |(path, _): (&Path, _)| {
+        format!("the certificate {} is for no name (it has no subjectAltName): no client will take it", path.display())
+    };
+    config.keyring.certificates().filter(has_none).map(told).collect()
+}
+
+/// Folders and files without which a start fails.
+fn places(config: &Config) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let sockets = config.listeners.iter().map(|listener| &listener.address).chain([&config.admin.address]);
+    for path in sockets.filter_map(socket) {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        if !folder.is_dir() {
+            warnings.push(format!("there is no folder {} for the socket {}", folder.display(), path.display()));
+        }
+    }
+    if let Some(path) = config.state_dir.as_ref().filter(|path| path.exists() && !path.is_dir()) {
+        warnings.push(format!("state_dir {} is not a folder", path.display()));
+    }
+    if let Some(config::AccessLog::File(path)) = &config.access_log {
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        if path.is_dir() || !folder.is_dir() {
+            warnings.push(format!("access_log {} cannot be opened: its folder has to exist", path.display()));
+        }
+    }
+    warnings
+}
+
+fn socket(address: &config::ListenAddress) -> Option<&Path> {
+    match address {
+        config::ListenAddress::Unix(path) => Some(path),
+        config::ListenAddress::Tcp(_) => None,
+    }
+}
+
+fn expiring(config: &Config, now: SystemTime) -> Vec<String> {
     let soon = config.keyring.certificates().filter(|(_, certificate)| certificate.expires_soon(now));
     let told = |(path, certificate): (&Path, &Certificate)| {
         let days = counted(usize::try_from(certificate.days_left(now)).unwrap_or(0), "day");
@@ -114,6 +179,30 @@ rollouts: {ledger: {old: v2, new: v3, key: client_ip, percent: 12.5}}
         );
         let findings = findings(Path::new("tidegate.yaml"), &Ok(config));
         assert_eq!((&findings["valid"], &findings["errors"]), (&json!(true), &json!([])));
+    }
+
+    #[test]
+    fn two_sides_that_are_one_are_warned_about() {
+        let warned = |text: &str| warnings(&parsed(text).unwrap(), SystemTime::now());
+        assert_eq!(warned(LEDGER), [""; 0]);
+        for same in [LEDGER.replace("9002", "9001"), LEDGER.replace("new: v3", "new: v2")] {
+            let warned = warned(&same);
+            assert_eq!(warned.len(), 1, "{same}");
+            assert!(warned[0].starts_with("old and new of the rollout ledger are the same endpoints"), "{warned:?}");
+        }
+    }
+
+    #[test]
+    fn places_that_are_not_there_are_warned_about() {
+        let nowhere =
+            "access_log: /nowhere/access.log\nstate_dir: /etc/hosts\nadmin: {address: \"unix:/nowhere/adm.sock\"}\n";
+        let warned = warnings(&parsed(&format!("{LEDGER}{nowhere}")).unwrap(), SystemTime::now());
+        let expected = [
+            "there is no folder /nowhere for the socket /nowhere/adm.sock",
+            "state_dir /etc/hosts is not a folder",
+            "access_log /nowhere/access.log cannot be opened: its folder has to exist",
+        ];
+        assert_eq!(warned, expected);
     }
 
     #[test]

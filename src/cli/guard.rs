@@ -1,5 +1,6 @@
 //! `tidegate guard`: what the guard knows of NEW, and what it would take to trip it.
 
+mod doubt;
 mod text;
 
 use std::process::ExitCode;
@@ -9,6 +10,7 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::Value;
 
+pub(super) use self::doubt::doubt;
 use super::admin_client::{Client, ClientArgs};
 use super::answer::refused;
 use super::change::block_on;

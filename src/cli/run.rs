@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::RunArgs;
 use super::admin_client::named;
+use super::check::same_on_both_sides;
 use crate::admin::status::ListenerStatus;
 use crate::app::{App, Signal};
 use crate::{descriptors, telemetry};
@@ -33,6 +34,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         for listener in &app.listeners() {
             tracing::info!("clients on {}", ListenerStatus::of(listener, &listener.address));
         }
+        same_on_both_sides(app.config()).iter().for_each(|warning| tracing::warn!("{warning}"));
         let admin = app.admin_address();
         tracing::info!("admin on {admin}; try `tidegate status{}`", named(&admin));
         app.run(signals).await?;

@@ -121,12 +121,21 @@ fn brief(mut text: String) -> String {
     text
 }
 
+/// Words that are spelled like one thing and mean another, as everybody else calls it.
+const SYNONYMS: [(&str, &str); 6] =
+    [("http2", "h2"), ("http/2", "h2"), ("http2.0", "h2"), ("h2c", "h2"), ("grpc", "h2"), ("http/1.1", "http1")];
+
 fn nearest<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const LONGEST_NAME: usize = 64;
     if written.len() > LONGEST_NAME {
         return None;
     }
     let written = written.to_ascii_lowercase().replace('-', "_");
+    let known: Vec<&str> = known.into_iter().collect();
+    let is_meant = |name: &&&str| SYNONYMS.contains(&(&written, **name));
+    if let Some(meant) = known.iter().find(is_meant) {
+        return Some(meant);
+    }
     let distance = |known: &str| strsim::damerau_levenshtein(&written, &known.to_ascii_lowercase().replace('-', "_"));
     let (distance, nearest) = known.into_iter().map(|known| (distance(known), known)).min()?;
     (distance <= 1 + nearest.len() / 4).then_some(nearest)

@@ -121,6 +121,7 @@ impl Lookout {
     async fn run(mut self, mut wishes: mpsc::Receiver<Wish>, registry: Arc<Registry>, events: mpsc::Sender<Event>) {
         loop {
             registry.dns_failures.store(self.failures, Relaxed);
+            registry.nowhere.store(Arc::new(self.nowhere()));
             let due = self.names.values().filter_map(|watched| watched.due).min();
             tokio::select! {
                 wish = wishes.recv() => match wish {
@@ -141,6 +142,14 @@ impl Lookout {
                 }
             }
         }
+    }
+
+    /// The names that have no address, and why.
+    fn nowhere(&self) -> BTreeMap<String, String> {
+        let nowhere = self.names.iter().filter(|(_, watched)| watched.name.addresses().is_empty());
+        let why =
+            |watched: &Watched| watched.name.trouble().map_or("not looked up yet".to_owned(), |it| it.to_string());
+        nowhere.map(|(name, watched)| (name.clone(), why(watched))).collect()
     }
 
     fn follow(&mut self, wish: Wish) {

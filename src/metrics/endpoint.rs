@@ -10,6 +10,12 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::Failure;
+use super::trouble::{Trouble, Troubles};
+
+/// Beside the count of failures, so that one look tells both: people were told of trouble that may be over.
+const TOLD: u32 = 1 << 31;
+
 /// One endpoint of one backend.
 #[derive(Debug)]
 pub struct EndpointState {
@@ -18,7 +24,7 @@ pub struct EndpointState {
     /// When it became fit, in milliseconds since `epoch`.
     fit_since: AtomicU64,
     epoch: Instant,
-    /// Requests in a row that it failed.
+    /// Requests in a row that it failed, and [`TOLD`].
     failures: AtomicU32,
     /// So many are too many; 0 if nobody wants to know.
     too_many: AtomicU32,
@@ -26,6 +32,7 @@ pub struct EndpointState {
     bell: Arc<Notify>,
     ejections: AtomicU64,
     standing: ArcSwap<Standing>,
+    troubles: Troubles,
     /// By worker.
     running: Box<[Running]>,
 }
@@ -75,6 +82,7 @@ impl EndpointState {
             bell,
             ejections: AtomicU64::new(0),
             standing: ArcSwap::from_pointee(Standing { unfit: None, since: SystemTime::now(), checked: None }),
+            troubles: Troubles::new(epoch),
             running: (0..workers).map(|_| Running::default()).collect(),
         };
         this.is_fit_since(Instant::now());
@@ -114,16 +122,34 @@ impl EndpointState {
     /// It has failed a request.
     pub fn failed(&self) {
         let too_many = self.too_many.load(Relaxed);
-        if too_many > 0 && self.failures.fetch_add(1, Relaxed) + 1 >= too_many {
+        if too_many > 0 && (self.failures.fetch_add(1, Relaxed) & !TOLD) + 1 >= too_many {
             self.bell.notify_one();
         }
     }
 
-    /// It has answered a request to the end.
-    pub fn answered(&self) {
-        if self.failures.load(Relaxed) > 0 {
-            self.failures.store(0, Relaxed);
+    /// It has answered a request to the end. Gives the trouble that is over with that, if people were told of any.
+    pub fn answered(&self) -> Option<Arc<Trouble>> {
+        if self.failures.load(Relaxed) == 0 {
+            return None;
         }
+        let is_told = self.failures.fetch_and(TOLD, Relaxed) & TOLD != 0;
+        let over = if is_told { self.troubles.end(Instant::now()) } else { None };
+        if over.is_some() {
+            self.failures.fetch_and(!TOLD, Relaxed);
+        }
+        over
+    }
+
+    /// A request failed like this, whatever that means for its fitness. Gives how many have since people were last told, if they
+    /// are to be told now: then [`Self::is_in_trouble`].
+    pub fn troubles(&self, failure: Failure) -> Option<u64> {
+        self.troubles.add(failure, Instant::now())
+    }
+
+    /// People are told that requests fail, and why.
+    pub fn is_in_trouble(&self, why: String) {
+        self.troubles.is(why, SystemTime::now());
+        self.failures.fetch_or(TOLD, Relaxed);
     }
 
     // -- the control plane's
@@ -137,13 +163,19 @@ impl EndpointState {
     #[must_use]
     pub fn fails(&self) -> bool {
         let too_many = self.too_many.load(Relaxed);
-        too_many > 0 && self.failures.load(Relaxed) >= too_many
+        too_many > 0 && self.failures() >= too_many
     }
 
     /// Failed requests in a row.
     #[must_use]
     pub fn failures(&self) -> u32 {
-        self.failures.load(Relaxed)
+        self.failures.load(Relaxed) & !TOLD
+    }
+
+    /// Why requests fail, as people were told; `None` once it answers again.
+    #[must_use]
+    pub fn trouble(&self) -> Option<Arc<Trouble>> {
+        self.troubles.now()
     }
 
     /// Whether this speaks against it.
@@ -157,7 +189,7 @@ impl EndpointState {
         let before = self.against.load(Relaxed);
         let after = if speaks_against { before | what.bit() } else { before & !what.bit() };
         if before != 0 && after == 0 {
-            self.failures.store(0, Relaxed);
+            self.failures.fetch_and(TOLD, Relaxed);
             self.is_fit_since(Instant::now());
         }
         self.against.store(after, Relaxed);
@@ -238,6 +270,20 @@ mod tests {
         assert!(!state.fails());
         state.failed();
         assert!(state.fails());
+    }
+
+    #[test]
+    fn what_people_were_told_is_no_failure() {
+        let state = state();
+        state.watch(Some(1));
+        assert_eq!(state.troubles(Failure::Connect), Some(1));
+        state.is_in_trouble("refused".to_owned());
+        assert!(!state.fails() && state.failures() == 0);
+        state.failed();
+        assert!(state.fails());
+        assert_eq!(state.answered(), None, "it failed just now");
+        assert!(!state.fails());
+        assert_eq!(state.trouble().unwrap().why, "refused");
     }
 
     #[test]

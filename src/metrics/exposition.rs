@@ -248,15 +248,19 @@ struct KnownBackend {
     name: String,
     state: Arc<BackendState>,
     endpoints: Vec<(String, Arc<EndpointState>)>,
+    is_in_force: bool,
 }
 
 fn backends(families: &mut Families, registry: &Registry) {
     let known = |(name, state): (String, Arc<BackendState>)| {
         let endpoints = state.endpoints();
-        KnownBackend { name, state, endpoints }
+        // The registry knows it, so do we; whoever else does has it in a config.
+        let is_in_force = Arc::strong_count(&state) > 2;
+        KnownBackend { name, state, endpoints, is_in_force }
     };
     let all: Vec<KnownBackend> = registry.backends().into_iter().map(known).collect();
     endpoints(families, &all);
+    addresses(families, &all);
     connections(families, &all);
     retries(families, &all);
 }
@@ -287,9 +291,29 @@ fn endpoints(families: &mut Families, all: &[KnownBackend]) {
     );
 }
 
+/// How many there are, so that none is a number, too.
+fn addresses(families: &mut Families, all: &[KnownBackend]) {
+    let of_each = |count: fn(&KnownBackend) -> usize| -> Vec<Metric> {
+        let in_force = all.iter().filter(|backend| backend.is_in_force);
+        in_force.map(|backend| gauge(&[("backend", &backend.name)], exact(count(backend) as u64))).collect()
+    };
+    families.add(
+        "tidegate_backend_endpoints",
+        "Endpoints of the backend: one for each address of each name; 0 while no name has any.",
+        MetricType::GAUGE,
+        of_each(|backend| backend.endpoints.len()),
+    );
+    families.add(
+        "tidegate_backend_healthy_endpoints",
+        "Endpoints of the backend that get requests. While there are none its requests are turned away.",
+        MetricType::GAUGE,
+        of_each(|backend| backend.endpoints.iter().filter(|(_, state)| state.is_fit()).count()),
+    );
+}
+
 fn connections(families: &mut Families, all: &[KnownBackend]) {
     let of_each = |count: fn(&Slots) -> usize| -> Vec<Metric> {
-        let in_force = all.iter().filter(|backend| !backend.endpoints.is_empty());
+        let in_force = all.iter().filter(|backend| backend.is_in_force);
         let metric =
             |backend: &KnownBackend| gauge(&[("backend", &backend.name)], exact(count(&backend.state.slots) as u64));
         in_force.map(metric).collect()
@@ -779,6 +803,8 @@ mod tests {
             format!("tidegate_endpoint_healthy{labels} 0"),
             format!("tidegate_endpoint_inflight_requests{labels} 1"),
             format!("tidegate_endpoint_ejections_total{labels} 1"),
+            "tidegate_backend_endpoints{backend=\"ledger-v2\"} 1".to_owned(),
+            "tidegate_backend_healthy_endpoints{backend=\"ledger-v2\"} 0".to_owned(),
             "tidegate_backend_connections{backend=\"ledger-v2\"} 1".to_owned(),
             "tidegate_backend_max_connections{backend=\"ledger-v2\"} 8".to_owned(),
             "tidegate_backend_pending_requests{backend=\"ledger-v2\"} 0".to_owned(),
@@ -787,6 +813,7 @@ mod tests {
             assert_told(&registry, &line);
         }
         drop(endpoint);
+        assert_told(&registry, "tidegate_backend_endpoints{backend=\"ledger-v2\"} 0");
         let told = told(&registry);
         assert!(!told.iter().any(|line| line.starts_with("tidegate_endpoint")), "nobody knows it any more: {told:?}");
     }

@@ -39,7 +39,9 @@ impl Count {
             Some(then) => (self.durations.since(&then.durations), self.failures.saturating_sub(then.failures)),
             None => (self.durations, self.failures),
         };
-        Recent { requests: durations.count(), failures, durations }
+        // A failure that was counted when it was seen may end in one that shows.
+        let requests = durations.count();
+        Recent { requests, failures: failures.min(requests), durations }
     }
 }
 

@@ -40,6 +40,8 @@ pub fn counts(failure: Failure) -> bool {
         Failure::Connect
             | Failure::ConnectTimeout
             | Failure::Tls
+            | Failure::NoHttp2
+            | Failure::OnlyHttp2
             | Failure::Certificate
             | Failure::ResponseTimeout
             | Failure::Reset

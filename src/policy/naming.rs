@@ -4,7 +4,7 @@
 //! the service.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 /// Addresses of one name that are used; more would be a mistake or an attack.
@@ -32,6 +32,8 @@ pub enum Trouble {
     Empty,
     /// The server could not or would not tell (SERVFAIL, REFUSED and the like), or what it said made no sense.
     ServerFailed,
+    /// Nothing could be asked there, since nobody listens or no way leads there.
+    Unreachable(SocketAddr),
     /// No server answered in time.
     TimedOut,
     /// There is no server to ask.
@@ -41,6 +43,7 @@ pub enum Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Unreachable(server) => return write!(f, "the name server {server} cannot be reached"),
             Self::NoSuchName => "there is no such name",
             Self::Empty => "the name has no address",
             Self::ServerFailed => "the name server could not tell",

@@ -27,6 +27,10 @@ pub enum Failure {
     Connect,
     /// No connection in time.
     ConnectTimeout,
+    /// A connection, but to somebody who does not speak HTTP/2 and should.
+    NoHttp2,
+    /// A connection, but to somebody who speaks HTTP/2 where HTTP/1.1 is expected.
+    OnlyHttp2,
     /// A connection, but to somebody whose certificate is not trusted.
     Certificate,
     /// A connection, but no TLS on it.
@@ -59,9 +63,11 @@ pub enum Failure {
 
 impl Failure {
     /// All failures, in the order of the counters.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Connect,
         Self::ConnectTimeout,
+        Self::NoHttp2,
+        Self::OnlyHttp2,
         Self::Certificate,
         Self::Tls,
         Self::ResponseTimeout,
@@ -84,6 +90,8 @@ impl Failure {
         match self {
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
+            Self::NoHttp2 => "no_http2",
+            Self::OnlyHttp2 => "only_http2",
             Self::Certificate => "tls_certificate",
             Self::Tls => "tls",
             Self::ResponseTimeout => "response_timeout",

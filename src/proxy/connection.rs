@@ -61,9 +61,14 @@ async fn is_welcome(guest: &mut Guest, watch: &Watch, place: &Place) -> bool {
             true
         }
         Err(error) => {
-            place.worker.count_not_introduced();
             let listener = &view.snapshot.listeners[guest.listener].address;
-            tracing::debug!(%listener, peer = ?guest.peer.ip(), "connection closed: {error}");
+            let peer = guest.peer.ip().map_or_else(|| "unknown".to_owned(), |ip| ip.to_string());
+            if place.worker.count_not_introduced() {
+                // More often the config forgets a balancer than somebody attacks.
+                tracing::warn!(%listener, peer, "a connection was closed at its PROXY header: {error}");
+            } else {
+                tracing::debug!(%listener, peer, "connection closed: {error}");
+            }
             false
         }
     }

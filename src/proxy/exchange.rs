@@ -294,6 +294,14 @@ impl Report {
         }
     }
 
+    /// There is an answer, and it is a failure, although its status does not say so.
+    pub(super) fn found_bad_in_disguise(&self, failure: Failure) {
+        self.found_bad(failure);
+        if !self.falls_back {
+            self.shard().hide_failure();
+        }
+    }
+
     /// If the request has failed, that is told to the guard now: its end may be a long time away.
     pub(super) fn tell_of_failure(&self) {
         if self.failure.get().is_some()
@@ -404,6 +412,9 @@ impl Report {
         if self.is_given_up_at_its_deadline(now) {
             self.missed_deadline();
         }
+        if let Some(call) = self.call().filter(|_| self.client.watch.is_cut_off()) {
+            call.is_cut_off();
+        }
         if let Meter::Rollout(rollout, side, seat) = self.meter {
             let rollout = &self.view.snapshot.rollouts[rollout];
             rollout.meters.seat(seat, self.client.worker.index()).rise();
@@ -413,6 +424,9 @@ impl Report {
         self.shard().end(self.why, class, elapsed);
         if let Some(status) = self.call().and_then(Call::status) {
             self.shard().call(status);
+            if self.failure.get() == Some(Failure::Grpc) && !matches!(class, Class::ServerError | Class::Error) {
+                self.shard().hide_failure();
+            }
             if let Some(entry) = &mut self.entry {
                 entry.grpc_status = Some(status.number());
             }
@@ -552,7 +566,7 @@ impl Link {
     pub(super) async fn into_passage(self, body: Incoming) -> Option<(Passage, Lease<RequestBody>)> {
         let passage = self.channel.into_passage(body).await?;
         if !self.blamed {
-            self.lease.pool().endpoint().state.answered();
+            self.lease.pool().praise();
         }
         Some((passage, self.lease))
     }
@@ -575,7 +589,7 @@ impl Link {
     /// The whole answer is here: others may use the connection, unless something speaks against it.
     pub(super) fn release(self, now: Instant) {
         if !self.blamed {
-            self.pool().endpoint().state.answered();
+            self.pool().praise();
         }
         if self.is_uploaded() && !self.spoiled {
             self.lease.pool().put(self.channel, now);

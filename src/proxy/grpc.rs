@@ -81,6 +81,13 @@ impl Call {
         self.status.get()
     }
 
+    /// It was cut off by us. If it can be told so, that is how it has ended, unless it had before.
+    pub(super) fn is_cut_off(&self) {
+        if self.has_trailers && self.status.get().is_none() {
+            self.status.set(Some(Status::Unavailable));
+        }
+    }
+
     /// All of the answer is here: how it has ended, also if nobody has said.
     pub(super) fn ends(&self) -> Status {
         let silent = || Status::of_silent(self.answered.get().unwrap_or_default());

@@ -220,7 +220,7 @@ async fn finish_off(mut socket: Socket, client: &Rc<Client>, finish: Finish) {
 
 /// Closes our side, then reads and forgets what the client still sends: closing on unread bytes makes the kernel send a
 /// reset, which may destroy the answer before the client has read it.
-pub(super) async fn linger(mut socket: Socket) {
+pub(super) async fn linger(mut socket: impl AsyncRead + AsyncWrite + Unpin) {
     let mut sink = vec![0; 4096]; // on the heap: what a future may hold at some time it takes up at all times
     let drained = async {
         // In TLS this waits until the client takes the last record.

@@ -24,6 +24,7 @@ use super::exchange::Client;
 use super::forward::handle;
 use super::grpc;
 use super::headers;
+use super::http1::linger;
 use super::notice;
 use super::outbox::{Outbox, Piece};
 use super::socket::Wire;
@@ -69,6 +70,10 @@ pub(super) async fn serve(wire: Wire, client: &Rc<Client>) {
     let vigil = Vigil::new(pings, signs, Patience::WITH_CLIENT, Instant::now());
     let mut serving = Serving { connection, wire, client, is_leaving: false, vigil, outbox: Rc::default() };
     poll_fn(|cx| serving.poll(cx)).await;
+    let Serving { connection, wire, .. } = serving;
+    drop(connection);
+    // In a box: what a future may hold at some time it takes up at all times.
+    Box::pin(linger(wire)).await;
 }
 
 fn builder(limits: &Limits) -> Builder {

@@ -304,6 +304,7 @@ const REST: Duration = Duration::from_secs(1);
 fn diagnose(link: &Link, fault: Fault, may_be_closing: bool) -> Trouble {
     match link.upload_progress() {
         broken @ (Progress::Malformed | Progress::TooLarge | Progress::Stalled) => Trouble::Client(broken),
+        _ if fault == Fault::OnlyHttp2 => Trouble::Backend(Failure::OnlyHttp2),
         _ if fault == Fault::Malformed => Trouble::Backend(Failure::Malformed),
         _ if fault == Fault::Refused => Trouble::Backend(Failure::Refused),
         _ if may_be_closing && !link.channel.has_answered() => Trouble::Backend(Failure::Stale),
@@ -350,7 +351,15 @@ fn look_at_head(report: &Report, response: &Response<Incoming>, survey: Response
     let header = |name: &str| response.headers().get(name).map(HeaderValue::as_bytes);
     let grpc_status = if survey.grpc_status { header(headers::GRPC_STATUS.as_str()) } else { None };
     let found = failures.find(response.status().as_u16(), grpc_status, header);
-    found.inspect(|failure| report.found_bad(*failure)).is_some()
+    match found {
+        None => return false,
+        // How a call has ended is counted when it has.
+        Some(failure @ (Failure::Status | Failure::Reported)) if !response.status().is_server_error() => {
+            report.found_bad_in_disguise(failure);
+        }
+        Some(failure) => report.found_bad(failure),
+    }
+    true
 }
 
 /// What the client is told in place of an answer.
@@ -389,6 +398,12 @@ fn of_backend(failure: Failure) -> Refusal {
             (StatusCode::GATEWAY_TIMEOUT, "http_response_timeout", "The backend did not answer in time.")
         }
         Failure::Grpc => return missed_deadline(),
+        Failure::NoHttp2 => {
+            (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend does not speak HTTP/2 (protocol: h2).")
+        }
+        Failure::OnlyHttp2 => {
+            (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend speaks HTTP/2 (it lacks protocol: h2).")
+        }
         Failure::Malformed | Failure::Status | Failure::Reported => {
             (StatusCode::BAD_GATEWAY, "http_protocol_error", "The backend's answer is not HTTP.")
         }

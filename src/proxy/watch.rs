@@ -474,15 +474,16 @@ impl Watch {
         self.cut_off.get()
     }
 
-    /// Has the request that waits in line be told that its turn will not come, and both ends of a tunnel that it is over;
-    /// tells whether there is anybody to be told.
+    /// Has the request that waits in line be told that its turn will not come, and both ends of a tunnel that it is over; cuts
+    /// off a request that is being answered. Tells whether there is anybody to be told.
     pub(super) fn call_last(&self) -> bool {
-        let waits = matches!(self.stage.get(), Stage::Held | Stage::Tunnel);
-        if waits {
-            self.last_call.set(true);
-            self.wake();
+        match self.stage.get() {
+            Stage::Held | Stage::Tunnel => self.last_call.set(true),
+            Stage::Busy => self.cut_off.set(true),
+            Stage::Idle | Stage::Head | Stage::Flushing => return false,
         }
-        waits
+        self.wake();
+        true
     }
 
     /// Ready once nobody's turn will come any more, and tunnels have to end. Whoever calls that wakes the connection.

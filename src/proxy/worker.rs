@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -43,8 +42,8 @@ pub(super) type Group = upstream::Group<RequestBody>;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Bytes that a tunnel hands on at once.
 const SCRATCH: usize = 32 << 10;
-/// How long those who wait in line have at the very end to hear that their turn will not come, and the ends of tunnels that
-/// these are over.
+/// How long those who wait in line have at the very end to hear that their turn will not come, the ends of tunnels that these
+/// are over, and calls of gRPC how they have ended.
 const FAREWELL: Duration = Duration::from_millis(500);
 
 /// What every worker needs from the rest of the process.
@@ -305,9 +304,9 @@ impl Worker {
         self.index
     }
 
-    /// A connection did not begin with the PROXY header that it should have begun with.
-    pub(super) fn count_not_introduced(&self) {
-        self.shared.registry.proxy_protocol_errors.fetch_add(1, Relaxed);
+    /// A connection did not begin with the PROXY header that it should have begun with. Tells whether people are to hear of it.
+    pub(super) fn count_not_introduced(&self) -> bool {
+        self.shared.registry.count_not_introduced(Instant::now().into_std())
     }
 
     pub(super) fn access_log(&self) -> Option<&AccessLog> {
@@ -418,9 +417,10 @@ impl Worker {
         self.connections.borrow().values().for_each(|watch| watch.drain());
     }
 
-    /// What still runs is cut off. Who still waits in line has not been sent anywhere and may be sent again: that is told. So is
-    /// to both ends of a tunnel that it is over.
+    /// What still runs is cut off, in words where there are any: a call of gRPC has them in its trailers. Who still waits in line
+    /// has not been sent anywhere and may be sent again: that is told. So is to both ends of a tunnel that it is over.
     async fn call_last(&self) {
+        self.drain(); // whoever has been told has nothing to wait for
         let waits = |(id, connection): (&u64, &Rc<Watch>)| {
             let mut waits = false;
             connection.for_each(|watch| waits |= watch.call_last());

@@ -20,7 +20,8 @@ impl Authorities {
     /// When there is none, or one of them cannot be trusted by.
     pub fn read(pem: &[u8]) -> Result<Self, Fault> {
         let mut roots = RootCertStore::empty();
-        for certificate in chain(pem)? {
+        let none_is_there = |fault| if fault == Fault::NoCertificate { Fault::NoAuthority } else { fault };
+        for certificate in chain(pem).map_err(none_is_there)? {
             roots.add(certificate).map_err(|error| Fault::Authority(error.to_string()))?;
         }
         Ok(Self { roots: Arc::new(roots) })
@@ -38,7 +39,7 @@ impl Authorities {
         let mut roots = RootCertStore::empty();
         let (_, _left_out) = roots.add_parsable_certificates(found.certs);
         match roots.is_empty() {
-            true => Err(Fault::NoCertificate),
+            true => Err(Fault::NoAuthority),
             false => Ok(Self { roots: Arc::new(roots) }),
         }
     }

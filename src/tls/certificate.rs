@@ -28,6 +28,8 @@ pub struct Certificate {
     pub names: Vec<String>,
     /// The URIs that it is for.
     pub uris: Vec<String>,
+    /// Whether it is for any host at all, by a name or an address.
+    pub has_names: bool,
 }
 
 impl Certificate {
@@ -41,10 +43,14 @@ impl Certificate {
         let told = read.tbs_certificate();
         let alternatives = told.get_extension::<SubjectAltName>().map_err(unreadable)?;
         let alternatives = alternatives.map(|(_, names)| names.0).unwrap_or_default();
-        let (mut names, mut uris) = (Vec::new(), Vec::new());
+        let (mut names, mut uris, mut has_names) = (Vec::new(), Vec::new(), false);
         for name in &alternatives {
             match name {
-                GeneralName::DnsName(name) => names.push(name.as_str().to_ascii_lowercase()),
+                GeneralName::DnsName(name) => {
+                    has_names = true;
+                    names.push(name.as_str().to_ascii_lowercase());
+                }
+                GeneralName::IpAddress(_) => has_names = true,
                 GeneralName::UniformResourceIdentifier(uri) => uris.push(uri.as_str().to_owned()),
                 _ => {}
             }
@@ -55,6 +61,7 @@ impl Certificate {
             subject: visible(&told.subject().to_string()),
             names,
             uris,
+            has_names,
         })
     }
 
@@ -159,6 +166,7 @@ mod tests {
             params.not_after = date_time_ymd(2026, 1, 31);
         });
         assert_eq!(told.names, ["pay.example.com", "*.example.org"]);
+        assert!(told.has_names && !made(|params| params.subject_alt_names.clear()).has_names);
         assert_eq!(told.uris, ["spiffe://example.org/ledger"]);
         assert_eq!(told.subject, r"CN=ledger\0d\0ax-admin: 1,O=M\C3\BCller\, S\C3\B6hne");
         let at = |days: u64| told.not_before + Duration::from_secs(days * 24 * 3600);

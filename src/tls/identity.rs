@@ -28,12 +28,16 @@ impl Identity {
         let chain = chain(certificates)?;
         let certificate = Certificate::read(&chain[0])?;
         certificate.check_time(now)?;
-        let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| match error {
+        let pem = key;
+        let key = PrivateKeyDer::from_pem_slice(pem).map_err(|error| match error {
+            _ if is_encrypted(pem) => Fault::EncryptedKey,
             pem::Error::NoItemsFound => Fault::NoKey,
             error => not_pem(&error),
         })?;
         let key = provider().key_provider.load_private_key(key);
-        let certified = CertifiedKey::new(chain, key.map_err(|error| Fault::Key(error.to_string()))?);
+        let key =
+            key.map_err(|error| if is_encrypted(pem) { Fault::EncryptedKey } else { Fault::Key(error.to_string()) });
+        let certified = CertifiedKey::new(chain, key?);
         match certified.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {}
             Err(rustls::Error::InconsistentKeys(_)) => return Err(Fault::NotAPair),
@@ -41,6 +45,12 @@ impl Identity {
         }
         Ok(Self { certificate, certified: Arc::new(certified) })
     }
+}
+
+/// Whether a key in this PEM needs a password: as PKCS #8 has it (RFC 5958), or as OpenSSL had it before (RFC 1421).
+fn is_encrypted(pem: &[u8]) -> bool {
+    const MARKS: [&[u8]; 2] = [b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
+    MARKS.iter().any(|mark| memchr::memmem::find(pem, mark).is_some())
 }
 
 #[cfg(test)]
@@ -71,6 +81,12 @@ mod tests {
         assert_eq!(read(&key, &key).unwrap_err(), Fault::NoCertificate);
         assert_eq!(read(&certificate, &certificate).unwrap_err(), Fault::NoKey);
         assert_eq!(read("", &key).unwrap_err(), Fault::NoCertificate);
+        for encrypted in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
+        ] {
+            assert_eq!(read(&certificate, encrypted).unwrap_err(), Fault::EncryptedKey);
+        }
         assert!(matches!(read(&certificate, &key[..80]).unwrap_err(), Fault::Pem(_)));
         let no_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
         assert!(matches!(read(&certificate, no_key).unwrap_err(), Fault::Key(_)));

@@ -39,6 +39,8 @@ pub struct SendError<B> {
 pub enum Fault {
     /// What the backend sent is not HTTP.
     Malformed,
+    /// What the backend sent is HTTP/2, where HTTP/1.1 was spoken to it.
+    OnlyHttp2,
     /// The connection or the stream ended.
     Ended,
     /// The backend would not look at the stream.

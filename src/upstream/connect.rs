@@ -4,6 +4,7 @@ use std::io::{self, ErrorKind};
 
 use http::uri;
 use hyper::body::Body;
+use rustls::CertificateError;
 use tokio::time::timeout;
 
 use super::{Room, Socket, http1, http2};
@@ -23,7 +24,7 @@ pub enum ConnectError {
     #[error("out of means to connect: {0}")]
     OwnLimit(io::Error),
     /// Its certificate is not one that we trust for it.
-    #[error("its certificate is not trusted: {0}")]
+    #[error("its certificate is not trusted: {}", distrust(.0))]
     Certificate(io::Error),
     /// No TLS: it speaks none, or none that we speak, or wants a certificate of ours.
     #[error("no TLS: {0}")]
@@ -34,9 +35,12 @@ pub enum ConnectError {
     /// The socket was connected but could not be used.
     #[error("cannot use the connection: {0}")]
     Setup(#[from] hyper::Error),
-    /// The backend does not speak HTTP/2, or not to us.
+    /// HTTP/2 could not be begun.
     #[error("cannot speak HTTP/2: {0}")]
-    Http2(#[from] h2::Error),
+    Http2(h2::Error),
+    /// What it says is not HTTP/2.
+    #[error("it does not speak HTTP/2, as `protocol: h2` of the backend says: {0}")]
+    NoHttp2(h2::Error),
     /// It was closed at once.
     #[error("the connection was closed at once")]
     Closed,
@@ -54,6 +58,13 @@ pub(super) enum Connected<B: Body + 'static> {
 impl From<io::Error> for ConnectError {
     fn from(error: io::Error) -> Self {
         if is_own_limit(&error) { Self::OwnLimit(error) } else { Self::Io(error) }
+    }
+}
+
+impl From<h2::Error> for ConnectError {
+    fn from(error: h2::Error) -> Self {
+        // What the library itself finds wrong is wrong from the first frame.
+        if error.is_library() { Self::NoHttp2(error) } else { Self::Http2(error) }
     }
 }
 
@@ -115,6 +126,23 @@ pub async fn reach(
         (Scheme::Http, _) => Ok(socket),
         (Scheme::Https, Some(tls)) => Ok(Box::pin(socket.secured(tls, only)).await.map_err(untrusted)?),
         (Scheme::Https, None) => Err(ConnectError::Io(io::Error::other("nothing says whom to trust there"))),
+    }
+}
+
+/// Why a certificate is not trusted: rustls says which names and dates it has, and of an unknown issuer only that.
+fn distrust(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::InvalidCertificate(found)) = inner else { return error.to_string() };
+    match found {
+        CertificateError::UnknownIssuer => {
+            format!("{found}: no authority that tidegate trusts there has issued it (tls.ca of the backend)")
+        }
+        CertificateError::BadSignature => {
+            format!(
+                "{found}: an authority of that name is trusted (tls.ca of the backend), and another key has signed it"
+            )
+        }
+        _ => found.to_string(),
     }
 }
 

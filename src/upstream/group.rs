@@ -69,7 +69,9 @@ where
         let line = before.map_or_else(new_line, |before| Rc::clone(&before.line));
         let pool_for = |endpoint: &Endpoint| {
             let known = before.into_iter().flat_map(|before| &before.pools).find(|pool| pool.endpoint() == endpoint);
-            known.cloned().unwrap_or_else(|| Rc::new(Pool::new(endpoint.clone(), worker, Rc::clone(&line))))
+            known
+                .cloned()
+                .unwrap_or_else(|| Rc::new(Pool::new(endpoint.clone(), worker, Rc::clone(&line), backend.name.clone())))
         };
         Self {
             pools: backend.endpoints.iter().map(pool_for).collect(),
@@ -153,7 +155,8 @@ where
         drop(channel);
         let slot = self.state.slots.take().ok_or(Failure::BackendLimit)?;
         let dialed = pool.pool().dial_http1(client, slot).await;
-        let channel = dialed.map_err(|error| failure_of(&error)).inspect_err(|failure| pool.pool().blame(*failure))?;
+        let channel =
+            dialed.map_err(|error| found(pool.pool(), &error)).inspect_err(|failure| pool.pool().blame(*failure))?;
         Ok(Obtained { channel, pool, at: Instant::now() })
     }
 
@@ -280,7 +283,7 @@ where
                 Turn::Slot(slot) => slot,
             },
         };
-        let channel = lease.pool().dial(client, slot).await.map_err(|error| failure_of(&error))?;
+        let channel = lease.pool().dial(client, slot).await.map_err(|error| found(lease.pool(), &error))?;
         Ok(Obtained { channel, pool: lease, at: Instant::now() })
     }
 
@@ -325,9 +328,21 @@ where
     }
 }
 
+/// Why `pool` gave no connection, which people hear of.
+fn found<B>(pool: &Pool<B>, error: &ConnectError) -> Failure
+where
+    B: Body<Data = Bytes> + Unpin + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let failure = failure_of(error);
+    pool.has_no_connection(failure, error);
+    failure
+}
+
 fn failure_of(error: &ConnectError) -> Failure {
     match error {
         ConnectError::Timeout => Failure::ConnectTimeout,
+        ConnectError::NoHttp2(_) => Failure::NoHttp2,
         ConnectError::Certificate(_) => Failure::Certificate,
         ConnectError::Tls(_) => Failure::Tls,
         ConnectError::OwnLimit(_) => Failure::OwnLimit,

@@ -143,6 +143,9 @@ where
     }
 
     fn failure(&self, mut error: TrySendError<Request<B>>) -> SendError<B> {
+        if self.seen.is_http2.get() {
+            return Fault::OnlyHttp2.into();
+        }
         if let Some(request) = error.take_message() {
             return SendError::unsent(Fault::Ended, request);
         }
@@ -298,6 +301,8 @@ struct Seen {
     answered: Cell<bool>,
     /// Interim responses since then. Hyper swallows them without end.
     interim: Cell<usize>,
+    /// What came is how a server of HTTP/2 begins.
+    is_http2: Cell<bool>,
     /// Where in the answer the next byte belongs.
     reading: Cell<Reading>,
     /// The task that the socket wakes.
@@ -337,6 +342,10 @@ impl Seen {
             Reading::StatusLine(0) if first == b'H' && bytes.get(STATUS_AT).is_some_and(|b| *b != b'1') => {
                 Reading::Final
             }
+            Reading::StatusLine(0) if is_settings(bytes) => {
+                self.is_http2.set(true);
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             reading => bytes.iter().fold(reading, |reading, byte| self.read(reading, *byte)),
         };
         self.reading.set(reading);
@@ -362,6 +371,11 @@ impl Seen {
             (Reading::Interim { .. }, _) => Reading::Interim { at_line_start: false },
         }
     }
+}
+
+/// Whether a frame of SETTINGS begins here: a length of two bytes, the type, no flags, no stream (RFC 9113 §4.1, §6.5).
+fn is_settings(bytes: &[u8]) -> bool {
+    matches!(bytes, [0, _, _, 4, 0, 0, 0, 0, 0, ..])
 }
 
 /// How far the bytes of an answer have been looked at.
@@ -467,6 +481,14 @@ mod tests {
         assert!(!passes(&INTERIM.repeat(9)));
         assert!(!passes(&INTERIM.replace("/1.1", "/1.0").repeat(9)));
         assert!(!passes(&INTERIM.replace("\r\n", "\n").repeat(9)));
+    }
+
+    #[test]
+    fn a_server_of_http2_is_known_by_its_first_frame() {
+        let seen = Seen::default();
+        seen.begin();
+        assert!(seen.check(b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03").is_err());
+        assert!(seen.is_http2.get());
     }
 
     #[test]

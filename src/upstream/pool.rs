@@ -1,6 +1,7 @@
 //! The connections of one worker to one endpoint.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::rc::Rc;
 use std::task::Context;
 
@@ -44,6 +45,8 @@ pub struct Pool<B: Body + 'static> {
     worker: usize,
     /// Who waits for a connection to this backend.
     line: Rc<Line<B>>,
+    /// The backend's name.
+    backend: String,
 }
 
 impl<B: Body + 'static> Pool<B> {
@@ -89,7 +92,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     /// An empty pool for `endpoint`.
-    pub(super) fn new(endpoint: Endpoint, worker: usize, line: Rc<Line<B>>) -> Self {
+    pub(super) fn new(endpoint: Endpoint, worker: usize, line: Rc<Line<B>>, backend: String) -> Self {
         Self {
             shares: Cell::new(endpoint.protocol.is_certainly_http2()),
             endpoint,
@@ -103,6 +106,7 @@ where
             retired: Cell::default(),
             worker,
             line,
+            backend,
         }
     }
 
@@ -275,6 +279,32 @@ where
         if ejection::counts(failure) {
             self.endpoint.state.failed();
         }
+        if let Some(why) = in_words(failure) {
+            self.tell_of_trouble(failure, &why);
+        }
+    }
+
+    /// A connection failed like this, because of `why`: to be told before the request that wanted it is held against the endpoint.
+    pub(super) fn has_no_connection(&self, failure: Failure, why: &ConnectError) {
+        if ejection::counts(failure) {
+            self.tell_of_trouble(failure, why);
+        }
+    }
+
+    /// Tells that requests fail, if that is news.
+    fn tell_of_trouble(&self, failure: Failure, why: &dyn fmt::Display) {
+        let Some(requests) = self.endpoint.state.troubles(failure) else { return };
+        let (backend, endpoint, cause) = (&self.backend, &self.endpoint.at, failure.as_str());
+        tracing::warn!(backend, %endpoint, cause, requests, "an endpoint fails requests: {why}");
+        self.endpoint.state.is_in_trouble(why.to_string());
+    }
+
+    /// The endpoint has answered a request to the end.
+    pub fn praise(&self) {
+        if let Some(trouble) = self.endpoint.state.answered() {
+            let (backend, endpoint) = (&self.backend, &self.endpoint.at);
+            tracing::info!(backend, %endpoint, "an endpoint answers again; it failed requests: {}", trouble.why);
+        }
     }
 
     /// The endpoint answers with this status. One that says that nobody is there counts against it; tells whether it does.
@@ -289,6 +319,19 @@ where
     fn is_fresh(&self, idle_since: Instant, now: Instant) -> bool {
         now.saturating_duration_since(idle_since) < self.endpoint.timeouts.idle
     }
+}
+
+/// What people are told of a failure of a connection that there is. Why there is none, whoever wanted it can tell better.
+fn in_words(failure: Failure) -> Option<&'static str> {
+    Some(match failure {
+        Failure::ResponseTimeout => "it did not begin to answer in time (timeouts.response)",
+        Failure::Reset => "it closed the connection before it answered",
+        Failure::Refused => "it refuses to look at requests (REFUSED_STREAM)",
+        Failure::Malformed => "its answer is not HTTP",
+        Failure::OnlyHttp2 => "it speaks HTTP/2, which takes `protocol: h2` of the backend",
+        Failure::Truncated => "its answer broke off",
+        _ => return None,
+    })
 }
 
 /// One more of something, until it is dropped.

@@ -163,12 +163,13 @@ def silent():
 
 
 def broken():
-    """CODE: how a stream ends whose service goes in the middle."""
+    """CODE [DETAILS]: how a stream ends that breaks off in the middle."""
     call = server_stream(b"1000 0.05")
     assert next(call) == b"0"
     print("begun", flush=True)
     error = failing(lambda: list(call))
     assert error.code().name == arguments[0], (error.code(), error.details())
+    assert arguments[1:] in ([], [error.details()]), error.details()
 
 
 {function.__name__: function for function in (

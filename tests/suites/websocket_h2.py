@@ -2,8 +2,8 @@
 
     websocket_h2.py HOST:PORT echo|early|wait|other|none
 
-`early` sends before it is answered; `wait` waits until the other side closes; `other` and `none` want another protocol, or
-say none."""
+`early` sends before it is answered; `wait` sends once it is and waits until the other side closes; `other` and `none` want
+another protocol, or say none."""
 
 import socket
 import sys
@@ -42,7 +42,7 @@ def main(address, mode):
                     connection.send_data(1, FRAME)
             elif isinstance(event, h2.events.ResponseReceived):
                 status = dict(event.headers)[b":status"].decode()
-                if status == "200" and mode == "echo" and not sent:
+                if status == "200" and mode in ("echo", "wait") and not sent:
                     connection.send_data(1, FRAME)
                     sent = True
             elif isinstance(event, h2.events.DataReceived):

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::endpoint::backends;
 use super::time::{rfc3339, rounded};
 use super::webhook::of_webhook;
 use super::{
@@ -39,6 +40,7 @@ pub fn of(overview: &Overview, now: SystemTime) -> Status {
         maintenance: standing::maintenance(&snapshot.everything),
         hold: standing::hold(&snapshot.everything, snapshot.hold.as_ref()),
         routes: routes(&snapshot),
+        backends: backends(overview, &snapshot),
         rollouts: snapshot.rollouts.iter().map(|rollout| of_rollout(overview, &snapshot, rollout, now)).collect(),
     }
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::endpoint::endpoints;
+use super::endpoint::{endpoints, nowhere};
 use super::guard::guard_status;
 use super::process::uptime;
 use super::standing::{self, deed};
@@ -31,7 +31,7 @@ const MINUTE: f64 = 60.0;
 pub fn of_rollout(overview: &Overview, snapshot: &Snapshot, rollout: &Rollout, now: SystemTime) -> RolloutStatus {
     let over_seconds = uptime(overview, now).as_secs_f64().clamp(1.0, MINUTE);
     let recent = Side::ALL.map(|side| overview.recent(&rollout.name, side));
-    let of = |side: Side| side_status(snapshot, rollout, side, &recent[side.index()], over_seconds);
+    let of = |side: Side| side_status(overview, (snapshot, rollout), side, &recent[side.index()], over_seconds);
     let (plan, state) = (&rollout.plan, &rollout.state);
     let (state_now, frozen) = progress(overview, rollout);
     let overridden = state.overridden.as_ref().filter(|_| !matches!(plan.strategy, Strategy::BlueGreen { .. }));
@@ -164,7 +164,13 @@ fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| rounded(float(part) * 100.0 / float(whole), 2))
 }
 
-fn side_status(snapshot: &Snapshot, rollout: &Rollout, side: Side, recent: &Recent, over_seconds: f64) -> SideStatus {
+fn side_status(
+    overview: &Overview,
+    (snapshot, rollout): (&Snapshot, &Rollout),
+    side: Side,
+    recent: &Recent,
+    over_seconds: f64,
+) -> SideStatus {
     let backend = &snapshot.backends[rollout.backend(side)];
     SideStatus {
         backend: backend.name.clone(),
@@ -174,6 +180,7 @@ fn side_status(snapshot: &Snapshot, rollout: &Rollout, side: Side, recent: &Rece
         endpoints: backend.endpoints.len(),
         checked: backend.health.is_some(),
         endpoint_list: endpoints(backend),
+        nowhere: nowhere(overview, backend),
         connections: backend.state.slots.open(),
         max_connections: backend.state.slots.max_connections(),
         pending: backend.state.slots.waiting(),

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use super::doubt::doubt;
 use crate::admin::status::{
     Evidence, GuardReport, GuardStatus, GuardVerdict, LatencySense, QueryStatus, Sense, SideCount,
 };
@@ -23,6 +24,11 @@ pub(super) fn render(report: &GuardReport, again: &str, now: Timestamp, paint: P
     let mut lines = vec![head(report, now, paint)];
     if let Some(reason) = &guard.reason {
         lines.extend(wrapped("because", reason));
+    }
+    if guard.verdict == GuardVerdict::Healthy
+        && let Some(doubt) = guard.failures.as_ref().and_then(doubt)
+    {
+        lines.extend(wrapped("not tripped", &doubt));
     }
     // What a restart has forgotten is not told as zeros.
     let is_known = guard.verdict != GuardVerdict::Tripped || guard.cause.is_some();
@@ -47,7 +53,10 @@ fn head(report: &GuardReport, now: Timestamp, paint: Paint) -> String {
         (GuardVerdict::Healthy, _) if *percent <= 0.0 => {
             format!("{name}: guard armed, action {action}; nobody is on new, so there is nothing to see")
         }
-        (GuardVerdict::Healthy, _) => format!("{name}: guard armed, action {action}; new looks healthy"),
+        (GuardVerdict::Healthy, _) => match guard.failures.as_ref().and_then(doubt) {
+            Some(_) => format!("{name}: guard armed, action {action}; new fails more than is tolerated"),
+            None => format!("{name}: guard armed, action {action}; new looks healthy"),
+        },
         (GuardVerdict::Tripped, _) => {
             let done = if is_back_on_old { "everybody is on old" } else { "back a step, where the ramp waits" };
             format!("{name}: {}{since}: {done}", paint.alarm("guard TRIPPED"))
@@ -306,6 +315,18 @@ users hurt  2, no limit
 next: tidegate status ledger
 ",
         );
+    }
+
+    #[test]
+    fn a_new_that_fails_is_not_called_healthy() {
+        let mut report = report();
+        let failures = report.guard.failures.as_mut().unwrap();
+        failures.counted = Sides { old: side(5, 5, Some(100.0)), new: side(12, 12, Some(100.0)) };
+        failures.worse_than_tolerated.share = 1.0;
+        failures.worse_than_old.as_mut().unwrap().share = 0.0;
+        let shown = render(&report, "", NOW.parse().unwrap(), Paint::NONE);
+        let head = "ledger: guard armed, action rollback; new fails more than is tolerated\nnot tripped old failed 5 of 5 (100 %)\n";
+        assert!(shown.starts_with(head), "{shown}");
     }
 
     #[test]

@@ -44,14 +44,17 @@ fn whole(page: &mut Page<'_>, status: &Status, from: &str) {
     let next = match status.rollouts.as_slice() {
         [] => {
             page.line("no rollouts: every route leads straight to a backend");
+            rollout::backends(page, &status.backends, true);
             None
         }
         [one] => {
             rollout::in_full(page, one);
+            rollout::backends(page, &status.backends, false);
             next::of_rollout(one)
         }
         several => {
             table(page, several);
+            rollout::backends(page, &status.backends, false);
             next::of_several(several)
         }
     };
@@ -78,6 +81,7 @@ fn process(page: &mut Page<'_>, status: &Status, from: &str) {
     state(page, status);
     reload(page, status);
     tls(page, status);
+    webhooks(page, status);
     rollout::standings(page, "--all", status.maintenance.as_ref(), status.hold.as_ref());
     routes(page, status);
 }
@@ -166,6 +170,18 @@ fn tls(page: &mut Page<'_>, status: &Status) {
             Room::Little => format!("tls      {}: {message}", end_of(file, page.width / 2)),
             Room::Least => format!("tls      {}: {message}", end_of(file, page.width / 3)),
         });
+    }
+}
+
+/// Those who are to be told and take nothing.
+fn webhooks(page: &mut Page<'_>, status: &Status) {
+    if page.room == Room::Least {
+        return;
+    }
+    for webhook in status.webhooks.iter().filter(|webhook| webhook.failing) {
+        let why = webhook.last_error.as_deref().unwrap_or("it takes nothing");
+        let told = format!("webhook  {} fails, {} waiting: {why}", webhook.name, counted(webhook.queued, "message"));
+        page.alarm(&told);
     }
 }
 

@@ -93,3 +93,13 @@ fn every_mistake_about_backends_has_its_sentence() {
         assert!(found.len() == 1 && found[0].starts_with(complaint), "{lines}: {found:?}");
     }
 }
+
+#[test]
+fn what_others_call_http2_is_known_to_be_h2() {
+    for (written, meant) in
+        [("http2", "h2"), ("HTTP/2", "h2"), ("h2c", "h2"), ("grpc", "h2"), ("http/1.1", "http1"), ("htp1", "http1")]
+    {
+        let error = yaml(&text(&format!("protocol: {written}"))).unwrap_err();
+        assert_eq!(error.faults()[0].help, Some(format!("did you mean `{meant}`?")), "{written}");
+    }
+}

@@ -107,7 +107,7 @@ impl Resolver {
                     return answer;
                 }
                 Ok(Ok(Answer::Failed(failed))) => trouble = failed,
-                Ok(Err(_)) => trouble = Trouble::ServerFailed,
+                Ok(Err(_)) => trouble = Trouble::Unreachable(*server),
                 Err(_) => trouble = Trouble::TimedOut,
             }
         }

@@ -43,7 +43,13 @@ pub(super) fn of_rollout(rollout: &RolloutStatus) -> Option<Next> {
             }
             StrategyName::Percent => None,
         })
+        .or_else(|| if rollout.sides.old.healthy == 0 { elsewhere(rollout) } else { None })
         .or_else(|| Next::new(format!("tidegate rollback {name}"), "if it goes wrong: everybody back on old"))
+}
+
+/// OLD answers nobody: to send everybody there would help nobody.
+fn elsewhere(rollout: &RolloutStatus) -> Option<Next> {
+    Next::new(format!("tidegate status {} -o json", rollout.name), "why old has no endpoint that is well")
 }
 
 /// For several rollouts: a closer look at the one that deserves it most.

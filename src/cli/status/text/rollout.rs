@@ -3,9 +3,10 @@
 use super::next;
 use super::page::{Item, Page, Room};
 use crate::admin::status::{
-    BlueGreenStatus, Deed, DrainStatus, GuardVerdict, HoldStatus, LatchStatus, Latency, MaintenanceStatus,
-    RolloutStatus, SideStatus, StepsStatus,
+    BackendStatus, BlueGreenStatus, Deed, DrainStatus, EndpointStatus, GuardVerdict, HoldStatus, LatchStatus, Latency,
+    MaintenanceStatus, QueryStatus, RolloutStatus, SideStatus, StepsStatus,
 };
+use crate::cli::guard::doubt;
 use crate::cli::output::fitted;
 use crate::cli::words::{ago, counted, grouped, seconds_until, share, spell, time};
 
@@ -22,6 +23,7 @@ pub(super) fn in_full(page: &mut Page<'_>, rollout: &RolloutStatus) {
     if let Some(item) = guarded(page, rollout) {
         page.item(&item);
     }
+    silent_queries(rollout).iter().for_each(|item| page.item(item));
     let items = [drift(page, rollout), ramp(rollout), deadline(page, rollout), colors(rollout)];
     items.into_iter().flatten().for_each(|item| page.item(&item));
     let scope = rollout.name.as_str();
@@ -94,7 +96,7 @@ fn guarded(page: &Page<'_>, rollout: &RolloutStatus) -> Option<Item> {
     let item = |facts: String| Item { label: "guard", facts, ..Item::default() };
     Some(match (guard.verdict, guard.action.as_deref()) {
         (GuardVerdict::Off, _) => item("off (guard.enabled in the config)".to_owned()),
-        (GuardVerdict::Healthy, _) => item(healthy(rollout)),
+        (GuardVerdict::Healthy, _) => Item { more: doubts(rollout), ..item(healthy(rollout)) },
         (GuardVerdict::Tripped, _) if rollout.rollback.active => Item { end: look, ..item("tripped".to_owned()) },
         (GuardVerdict::Tripped, _) => Item { end: look, why, ..item(format!("TRIPPED {when}, back a step")) },
         (GuardVerdict::WouldHaveTripped, Some("hold_step")) if guard.undo.is_none() => {
@@ -117,9 +119,30 @@ fn healthy(rollout: &RolloutStatus) -> String {
         (None, _) => format!("healthy: nothing speaks against new, tolerated {tolerated} %"),
         (Some(share), _) => {
             let (bad, of) = (grouped(new.bad), grouped(new.requests));
-            format!("healthy: new {bad} of {of} failed ({share} %), tolerated {tolerated} %")
+            match doubt(failures) {
+                Some(_) => format!("NOT TRIPPED: new {bad} of {of} failed ({share} %)"),
+                None => format!("healthy: new {bad} of {of} failed ({share} %), tolerated {tolerated} %"),
+            }
         }
     }
+}
+
+/// What keeps the guard from tripping although NEW fails.
+fn doubts(rollout: &RolloutStatus) -> Vec<String> {
+    rollout.guard.failures.as_ref().and_then(doubt).into_iter().collect()
+}
+
+/// Queries of the guard that are asked and bring nothing.
+fn silent_queries(rollout: &RolloutStatus) -> Vec<Item> {
+    let brings_nothing =
+        |query: &&QueryStatus| query.asked && query.last.as_deref().is_some_and(|said| said.starts_with("no data"));
+    let item = |query: &QueryStatus| Item {
+        label: "query",
+        facts: query.name.clone(),
+        why: query.last.clone().unwrap_or_default(),
+        ..Item::default()
+    };
+    rollout.guard.queries.iter().filter(brings_nothing).map(item).collect()
 }
 
 /// What somebody put over the file, in words. A rollback and a drain tell of themselves.
@@ -307,12 +330,14 @@ fn sides(page: &mut Page<'_>, rollout: &RolloutStatus) {
         page.line(side_line(name, side));
     }
     for (name, side) in [("old", &rollout.sides.old), ("new", &rollout.sides.new)] {
+        nowhere(page, name, &side.nowhere, side.endpoints);
         if side.healthy < side.endpoints && page.room > Room::Least {
             let told = format!("only {} of {} endpoints of {name} are well", side.healthy, side.endpoints);
             let unseen = if side.checked { "" } else { "; not checked (no health in the config)" };
             page.line(format!("  {}{unseen}", page.paint.alarm(told)));
-            unfit(page, side);
+            unfit(page, &side.endpoint_list);
         }
+        failing(page, name, &side.endpoint_list);
         if side.pending > 0 && page.room == Room::Enough {
             let SideStatus { pending, connections, max_connections, .. } = side;
             let waiting = counted(*pending as u64, "request");
@@ -322,15 +347,59 @@ fn sides(page: &mut Page<'_>, rollout: &RolloutStatus) {
     }
 }
 
+/// Names that lead nowhere; worse if nothing else is left.
+fn nowhere(page: &mut Page<'_>, of: &str, names: &[String], endpoints: usize) {
+    if endpoints == 0 {
+        let why = names.first().map_or("its name has no address", String::as_str);
+        let told = fitted(&format!("{of} has no endpoint: {why}"), page.width - 2);
+        page.line(format!("  {}", page.paint.alarm(told)));
+    } else if page.room > Room::Least {
+        for name in names.iter().take(3) {
+            let told = fitted(&format!("{of} lacks an address: {name}"), page.width - 2);
+            page.line(format!("  {}", page.paint.alarm(told)));
+        }
+    }
+}
+
+/// The backends that no rollout has: all of them where nothing else is to be told, else those with trouble.
+pub(super) fn backends(page: &mut Page<'_>, backends: &[BackendStatus], all: bool) {
+    let is_troubled = |backend: &BackendStatus| {
+        let fails = backend.endpoint_list.iter().any(|endpoint| endpoint.trouble.is_some());
+        backend.endpoints == 0 || backend.healthy < backend.endpoints || !backend.nowhere.is_empty() || fails
+    };
+    for backend in backends.iter().filter(|backend| all || is_troubled(backend)) {
+        let BackendStatus { name, healthy, endpoints, .. } = backend;
+        if backend.endpoints > 0 {
+            let told = format!("{healthy} of {} of {name} get requests", counted(*endpoints as u64, "endpoint"));
+            let told = fitted(&told, page.width - 2);
+            page.line(format!("  {}", if healthy < endpoints { page.paint.alarm(told) } else { told }));
+        }
+        nowhere(page, name, &backend.nowhere, *endpoints);
+        unfit(page, &backend.endpoint_list);
+        failing(page, name, &backend.endpoint_list);
+    }
+}
+
 /// The first few endpoints that get no requests, and why.
-fn unfit(page: &mut Page<'_>, side: &SideStatus) {
+fn unfit(page: &mut Page<'_>, endpoints: &[EndpointStatus]) {
     const SHOWN: usize = 3;
     if page.room < Room::Enough {
         return;
     }
-    for endpoint in side.endpoint_list.iter().filter(|endpoint| !endpoint.healthy).take(SHOWN) {
+    for endpoint in endpoints.iter().filter(|endpoint| !endpoint.healthy).take(SHOWN) {
         let why = endpoint.why.as_deref().unwrap_or_default();
         page.line(fitted(&format!("    {} {why}", endpoint.endpoint), page.width));
+    }
+}
+
+/// The first few endpoints that get requests and fail them, and why.
+fn failing(page: &mut Page<'_>, name: &str, endpoints: &[EndpointStatus]) {
+    let shown = if page.room == Room::Enough { 3 } else { 1 };
+    let failing = endpoints.iter().filter(|endpoint| endpoint.healthy && endpoint.trouble.is_some());
+    for endpoint in failing.take(shown) {
+        let why = endpoint.trouble.as_deref().unwrap_or_default();
+        let told = fitted(&format!("{name}: {}: {why}", endpoint.endpoint), page.width - 2);
+        page.line(format!("  {}", page.paint.alarm(told)));
     }
 }
 

@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::admin::status::{
-    BlueGreenStatus, ConfigStatus, Deed, DrainStatus, EndpointStatus, Evidence, GuardStatus, HoldStatus, LatchStatus,
-    Latency, ListenerStatus, MaintenanceStatus, Observed, PercentStatus, ReloadStatus, RollbackStatus, RouteStatus,
-    Sense, SideCount, SideStatus, Sides, StateStatus, StepsStatus, StrategyName, TlsStatus, TroubleStatus,
+    BackendStatus, BlueGreenStatus, ConfigStatus, Deed, DrainStatus, EndpointStatus, Evidence, GuardStatus, HoldStatus,
+    LatchStatus, Latency, ListenerStatus, MaintenanceStatus, Observed, PercentStatus, QueryStatus, ReloadStatus,
+    RollbackStatus, RouteStatus, Sense, SideCount, SideStatus, Sides, StateStatus, StepsStatus, StrategyName,
+    TlsStatus, TroubleStatus, WebhookStatus,
 };
 
 const NOW: &str = "2026-11-21T04:05:06Z";
@@ -21,6 +22,7 @@ fn side(backend: &str, per_second: f64, latency_ms: Option<Latency>) -> SideStat
         endpoints: 2,
         checked: true,
         endpoint_list: vec![],
+        nowhere: vec![],
         connections: 7,
         max_connections: 1024,
         pending: 0,
@@ -42,6 +44,8 @@ fn with_trouble() -> SideStatus {
         last_check: None,
         inflight: 3,
         ejections: 0,
+        trouble: None,
+        failing_since: None,
     };
     let failed = "3 checks in a row failed: it did not answer GET /healthz within 1 s";
     SideStatus {
@@ -61,6 +65,92 @@ fn a_side_with_trouble_says_what_it_is() {
     let told = "  only 1 of 2 endpoints of new are well
     10.0.0.1:8080 3 checks in a row failed: it did not answer GET /healthz with…
   17 requests for new waiting: 1024 of 1024 connections are open
+";
+    assert!(shown.contains(told), "{shown}");
+}
+
+#[test]
+fn a_new_that_fails_is_not_called_healthy() {
+    let mut rollout = rollout("ledger");
+    let failures = rollout.guard.failures.as_mut().unwrap();
+    failures.counted.new = SideCount { requests: 5, bad: 5, share: Some(100.0) };
+    let shown = shown(&status(vec![rollout]));
+    let told = "\n  guard       NOT TRIPPED: new 5 of 5 failed (100 %), not yet enough evidence\n";
+    assert!(shown.contains(told), "{shown}");
+}
+
+#[test]
+fn a_webhook_and_a_query_that_bring_nothing_are_told() {
+    let webhook = WebhookStatus {
+        name: "pager".into(),
+        url: "https://pager.example".into(),
+        events: vec![],
+        failing: true,
+        queued: 2,
+        delivered: 0,
+        failed: 0,
+        dropped: 0,
+        last_success_at: None,
+        last_error_at: Some(NOW.into()),
+        last_error: Some("it answers with 500".into()),
+    };
+    let mut rollout = rollout("ledger");
+    rollout.guard.queries = vec![QueryStatus {
+        name: "mismatches".into(),
+        bad_if: "> 0.5".into(),
+        asked: true,
+        last: Some("no data: no connection to http://127.0.0.1:9090".into()),
+        at: None,
+        bad_in_a_row: 0,
+        failures: 3,
+    }];
+    let shown = shown(&Status { webhooks: vec![webhook], ..status(vec![rollout]) });
+    assert!(shown.contains("\nwebhook  pager fails, 2 messages waiting: it answers with 500\n"), "{shown}");
+    assert!(shown.contains("\n  query       mismatches: no data: no connection to http://127.0.0.1:9090\n"), "{shown}");
+}
+
+#[test]
+fn an_endpoint_that_fails_requests_says_why() {
+    let mut rollout = rollout("ledger");
+    let mut side = with_trouble();
+    side.healthy = 2;
+    side.endpoint_list[1].trouble = Some("cannot connect: Connection refused (os error 111)".into());
+    rollout.sides.new = side;
+    let shown = shown(&status(vec![rollout]));
+    let told = "\n  new: 10.0.0.2:8080: cannot connect: Connection refused (os error 111)\n";
+    assert!(shown.contains(told), "{shown}");
+}
+
+#[test]
+fn a_side_without_endpoints_is_told_with_the_reason_and_nobody_is_sent_there() {
+    let mut rollout = rollout("ledger");
+    let lost = "nope.test: there is no such name".to_owned();
+    rollout.sides.old = SideStatus { healthy: 0, endpoints: 0, nowhere: vec![lost], ..rollout.sides.old };
+    let shown = shown(&status(vec![rollout]));
+    assert!(shown.contains("\n  old has no endpoint: nope.test: there is no such name\n"), "{shown}");
+    assert!(!shown.contains("next: tidegate rollback"), "{shown}");
+}
+
+#[test]
+fn backends_that_no_rollout_has_are_told() {
+    let SideStatus { endpoint_list, .. } = with_trouble();
+    let backend = BackendStatus {
+        name: "api".into(),
+        healthy: 1,
+        endpoints: 2,
+        checked: true,
+        endpoint_list,
+        nowhere: vec![],
+        connections: 0,
+        max_connections: 1024,
+        pending: 0,
+    };
+    let nowhere = BackendStatus { name: "lost".into(), endpoints: 0, endpoint_list: vec![], ..backend.clone() };
+    let shown = shown(&Status { backends: vec![backend, nowhere], ..status(vec![]) });
+    let told = "no rollouts: every route leads straight to a backend
+  1 of 2 endpoints of api get requests
+    10.0.0.1:8080 3 checks in a row failed: it did not answer GET /healthz with…
+  lost has no endpoint: its name has no address
 ";
     assert!(shown.contains(told), "{shown}");
 }
@@ -275,6 +365,7 @@ fn status(rollouts: Vec<RolloutStatus>) -> Status {
         maintenance: None,
         hold: None,
         routes: vec![],
+        backends: vec![],
         rollouts,
     }
 }
