@@ -17,7 +17,7 @@ const MOST: usize = 66 << 10;
 /// Bytes for which room is kept when nothing waits.
 const KEPT: usize = 4 << 10;
 
-/// A stream of bytes that keeps back what is written to it until [`Self::poll_send`], [`MOST`] bytes, or the end. A flush
+/// A stream of bytes that keeps back what is written to it until [`Self::poll_send`], 66 KiB, or the end. A flush
 /// alone sends nothing.
 #[derive(Debug)]
 pub struct Gathered<T>(Rc<RefCell<Inner<T>>>);

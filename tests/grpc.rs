@@ -238,9 +238,9 @@ fn a_call_whose_service_breaks_off_is_told_why() {
     }
 }
 
-#[test]
-fn a_call_that_is_cut_off_is_told_to_go_elsewhere() {
-    let backend = http2::Backend::doing(|mut exchange: Exchange| async move {
+/// A backend whose answers do not end: that to `/begun` has begun, others have not.
+fn endless() -> http2::Backend {
+    http2::Backend::doing(|mut exchange: Exchange| async move {
         if exchange.head.uri.path() == "/begun" {
             let mut answer = exchange.respond.send_response(Response::new(()), false).unwrap();
             send(&mut answer, "begun".into(), false).await.unwrap();
@@ -248,7 +248,12 @@ fn a_call_that_is_cut_off_is_told_to_go_elsewhere() {
         } else {
             let _until_the_end = std::future::poll_fn(|cx| exchange.respond.poll_reset(cx)).await;
         }
-    });
+    })
+}
+
+#[test]
+fn a_call_that_is_cut_off_is_told_to_go_elsewhere() {
+    let backend = endless();
     let old = http2::Backend::echoing();
     let mut plane = Plane::start(
         &format!(
@@ -301,15 +306,7 @@ fn a_call_that_outlasts_the_drain_is_told_and_its_line_is_in_the_log() {
 
 #[test]
 fn calls_that_outlast_the_drain_are_all_told_on_their_connection() {
-    let backend = http2::Backend::doing(|mut exchange: Exchange| async move {
-        if exchange.head.uri.path() == "/begun" {
-            let mut answer = exchange.respond.send_response(Response::new(()), false).unwrap();
-            send(&mut answer, "begun".into(), false).await.unwrap();
-            let _until_the_end = std::future::poll_fn(|cx| answer.poll_reset(cx)).await;
-        } else {
-            let _until_the_end = std::future::poll_fn(|cx| exchange.respond.poll_reset(cx)).await;
-        }
-    });
+    let backend = endless();
     let mut tidegate = leaves_at_once(backend.address);
     run(async {
         let mut client = Client::connect(tidegate.address).await;
