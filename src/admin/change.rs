@@ -189,14 +189,12 @@ fn in_words(overview: &Overview, refused: Refused) -> Problem {
 }
 
 fn contradicts(overview: &Overview, rollout: &str, refusal: &Refusal) -> Problem {
-    let problem = Problem::new(StatusCode::CONFLICT, refusal.explained(rollout));
-    let problem = match refusal {
-        Refusal::Frozen => {
-            let opens = opening(overview, rollout).map(|at| format!(" It opens at {at:.0}.")).unwrap_or_default();
-            Problem::new(StatusCode::CONFLICT, refusal.explained(rollout) + "." + &opens)
-        }
-        _ => problem,
-    };
+    let mut detail = refusal.explained(rollout);
+    if *refusal == Refusal::Frozen {
+        detail.push('.');
+        detail.extend(opening(overview, rollout).map(|at| format!(" It opens at {at:.0}.")));
+    }
+    let problem = Problem::new(StatusCode::CONFLICT, detail);
     let by_latch = |latch: &Latch| problem.clone().with_latch(&latch.id);
     match refusal {
         Refusal::RolledBack(latch) | Refusal::StillAsked(latch) => {

@@ -171,7 +171,7 @@ fn spare(request: &Request<RequestBody>, upload: Option<&Rc<Upload>>) -> Option<
 /// Bytes of a request body that are kept while a backend may still refuse to look at it.
 const KEPT_FOR_ANOTHER_TRY: usize = 16 << 10;
 
-/// Bytes of an answer that are read at once, at most and at least.
+/// Bytes of an answer that are read at once for a client's only request, and for each of many.
 const READ_FOR_ONE: usize = 256 << 10;
 const READ_FOR_ONE_OF_MANY: usize = 16 << 10;
 

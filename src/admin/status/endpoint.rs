@@ -17,7 +17,8 @@ pub(super) fn backends(overview: &Overview, snapshot: &Snapshot) -> Vec<BackendS
     others.map(|(_, backend)| of_backend(overview, backend)).collect()
 }
 
-fn of_backend(overview: &Overview, backend: &Backend) -> BackendStatus {
+/// How a backend is, whoever it answers for.
+pub(super) fn of_backend(overview: &Overview, backend: &Backend) -> BackendStatus {
     BackendStatus {
         name: backend.name.clone(),
         healthy: backend.endpoints.iter().filter(|endpoint| endpoint.state.is_fit()).count(),
@@ -32,7 +33,7 @@ fn of_backend(overview: &Overview, backend: &Backend) -> BackendStatus {
 }
 
 /// The names of `backend` that have no address, each with why.
-pub(super) fn nowhere(overview: &Overview, backend: &Backend) -> Vec<String> {
+fn nowhere(overview: &Overview, backend: &Backend) -> Vec<String> {
     let troubles = overview.registry.nowhere.load();
     let told = |name: &String| match troubles.get(name) {
         Some(why) => format!("{name}: {why}"),
@@ -42,7 +43,7 @@ pub(super) fn nowhere(overview: &Overview, backend: &Backend) -> Vec<String> {
 }
 
 /// Each endpoint of `backend`.
-pub(super) fn endpoints(backend: &Backend) -> Vec<EndpointStatus> {
+fn endpoints(backend: &Backend) -> Vec<EndpointStatus> {
     backend.endpoints.iter().map(endpoint).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::endpoint::{endpoints, nowhere};
+use super::endpoint::of_backend;
 use super::guard::guard_status;
 use super::process::uptime;
 use super::standing::{self, deed};
@@ -171,19 +171,19 @@ fn side_status(
     recent: &Recent,
     over_seconds: f64,
 ) -> SideStatus {
-    let backend = &snapshot.backends[rollout.backend(side)];
+    let backend = of_backend(overview, &snapshot.backends[rollout.backend(side)]);
     SideStatus {
-        backend: backend.name.clone(),
+        backend: backend.name,
         color: color(rollout, side).map(|color| color.as_str().to_owned()),
         inflight: rollout.running(side),
-        healthy: backend.endpoints.iter().filter(|endpoint| endpoint.state.is_fit()).count(),
-        endpoints: backend.endpoints.len(),
-        checked: backend.health.is_some(),
-        endpoint_list: endpoints(backend),
-        nowhere: nowhere(overview, backend),
-        connections: backend.state.slots.open(),
-        max_connections: backend.state.slots.max_connections(),
-        pending: backend.state.slots.waiting(),
+        healthy: backend.healthy,
+        endpoints: backend.endpoints,
+        checked: backend.checked,
+        endpoint_list: backend.endpoint_list,
+        nowhere: backend.nowhere,
+        connections: backend.connections,
+        max_connections: backend.max_connections,
+        pending: backend.pending,
         requests: recent.requests,
         requests_per_second: rounded(float(recent.requests) / over_seconds, 2),
         failures: recent.failures,
